@@ -1,0 +1,16 @@
+"""What happens to messages between the wire and the backends, without I/O or threads."""
+
+from wafermon.flow.correlator import Correlator, Node, Span, Trace
+from wafermon.flow.router import Router, Rule
+from wafermon.flow.selection import Selection, parse_time
+
+__all__ = [
+    "Correlator",
+    "Node",
+    "Router",
+    "Rule",
+    "Selection",
+    "Span",
+    "Trace",
+    "parse_time",
+]

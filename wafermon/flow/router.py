@@ -1,0 +1,204 @@
+"""The router: which messages of a batch go to which backend.
+
+A source is looked up once; its compiled plan is remembered, so the routing of a known source is
+one dict access a batch, whatever the number of rules.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import re
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+
+from wafermon.message import Batch, Message, level_rank
+from wafermon.observe import Family, family
+
+Scalar = Union[str, int, float, bool, None]
+Predicate = Callable[[Message], bool]
+
+#: Reasons of messages that no backend gets.
+NO_ROUTE, FILTERED, SAMPLED = "no_route", "filtered", "sampled"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Send to a backend what passes every one of these.
+
+    Args:
+        backend: the name of the backend.
+        types: message types; none means all.
+        level: events from this level up; messages of other types pass.
+        where: dotted path -> a value, a list of values, or a pattern with `*` and `?`.
+        sample: share to keep, 0 to 1, by a hash of `tid` (else of `src` and `ts`), so that all
+            messages of a trace share one fate.
+    """
+
+    backend: str
+    types: Sequence[str] = ()
+    level: Optional[str] = None
+    where: Mapping[str, Union[Scalar, Sequence[Scalar]]] = dataclasses.field(default_factory=dict)
+    sample: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A rule, compiled."""
+
+    backend: str
+    filters: Tuple[Predicate, ...]
+    sample: float
+
+    @property
+    def takes_all(self) -> bool:
+        return not self.filters and self.sample >= 1.0
+
+
+class Router:
+    """Split batches among backends.
+
+    An exact source name beats a pattern, a longer pattern a shorter one, `*` comes last; within
+    the entry that won, every rule that matches sends, and a backend gets a message once.
+
+    Args:
+        routing: source name or pattern -> rules.
+        max_sources: how many sources are remembered; past it the memory starts anew.
+
+    Thread: loop only; `collect` any.
+
+    >>> router = Router({"db-*": [Rule("nas", types=["event"])], "*": [Rule("store")]})
+    >>> beat = Batch(b'{"v":1,"src":"db-loader","ts":1,"type":"heartbeat"}\\n')
+    >>> router.route(beat), dict(router.dropped)
+    ([], {'no_route': 0, 'filtered': 1, 'sampled': 0})
+    """
+
+    def __init__(
+        self, routing: Mapping[str, Iterable[Rule]], *, max_sources: int = 10_000
+    ) -> None:
+        entries = {source: list(rules) for source, rules in routing.items()}
+        self._exact = {s: rules for s, rules in entries.items() if not _is_pattern(s)}
+        patterns = sorted((s for s in entries if _is_pattern(s)), key=len, reverse=True)
+        self._patterns = [(re.compile(fnmatch.translate(s)), entries[s]) for s in patterns]
+        self._max_sources = max_sources
+        self._plans: Dict[str, List[_Step]] = {}
+        #: Messages that no backend got, by reason.
+        self.dropped = {NO_ROUTE: 0, FILTERED: 0, SAMPLED: 0}
+        #: How often the memory of sources was full.
+        self.evictions = 0
+
+    def route(self, batch: Batch) -> List[Tuple[str, Batch]]:
+        """Tell which backend gets which part of a batch.
+
+        Returns:
+            Pairs of a backend's name and its part; a part that is the whole batch is the batch
+            itself. One backend may stand in several pairs, never twice with the same message.
+        """
+        routed: List[Tuple[str, Batch]] = []
+        for source, part in batch.by_source().items():
+            plan = self._plans.get(source)
+            if plan is None:
+                plan = self._plan(source)
+            if len(plan) == 1 and plan[0].takes_all:
+                routed.append((plan[0].backend, part))
+            elif plan:
+                routed += self._split(plan, part)
+            else:
+                self.dropped[NO_ROUTE] += len(part)
+        return routed
+
+    def _plan(self, source: str) -> List[_Step]:
+        """Find the entry of a source, compile its rules and remember them."""
+        rules = self._exact.get(source)
+        if rules is None:
+            rules = next((rules for p, rules in self._patterns if p.match(source)), [])
+        if len(self._plans) >= self._max_sources:
+            self._plans.clear()
+            self.evictions += 1
+        self._plans[source] = plan = [_compile(rule) for rule in rules]
+        return plan
+
+    def _split(self, plan: Sequence[_Step], batch: Batch) -> List[Tuple[str, Batch]]:
+        """Put the messages of one source to every rule of its plan."""
+        messages = batch.messages
+        chosen: Dict[str, set[int]] = {}
+        matched: set[int] = set()
+        for step in plan:
+            if step.takes_all:
+                taken = set(range(len(messages)))
+                matched = taken
+            else:
+                passed = [i for i, m in enumerate(messages) if all(f(m) for f in step.filters)]
+                matched.update(passed)
+                taken = {i for i in passed if _keeps(messages[i], step.sample)}
+            chosen.setdefault(step.backend, set()).update(taken)
+        sent = set().union(*chosen.values())
+        self.dropped[FILTERED] += len(messages) - len(matched)
+        self.dropped[SAMPLED] += len(matched - sent)
+        return [
+            (backend, batch.select(sorted(indexes)))
+            for backend, indexes in chosen.items()
+            if indexes
+        ]
+
+    def collect(self) -> List[Family]:
+        """Yield what was dropped."""
+        return [
+            family(
+                "sidecar_messages_dropped_total",
+                "counter",
+                "Accepted messages that were not delivered, by reason.",
+                self.dropped,
+                "reason",
+            )
+        ]
+
+
+def _is_pattern(source: str) -> bool:
+    return "*" in source or "?" in source or "[" in source
+
+
+def _compile(rule: Rule) -> _Step:
+    filters: List[Predicate] = []
+    if rule.types:
+        types = frozenset(rule.types)
+        filters.append(lambda message: message["type"] in types)
+    if rule.level is not None:
+        rank = level_rank(rule.level)
+        filters.append(
+            lambda message: message["type"] != "event"
+            or level_rank(message["data"].get("level")) >= rank
+        )
+    for path, wanted in rule.where.items():
+        filters.append(_where(path.split("."), wanted))
+    return _Step(rule.backend, tuple(filters), rule.sample)
+
+
+def _where(path: Sequence[str], wanted: Union[Scalar, Sequence[Scalar]]) -> Predicate:
+    """A predicate on the value at a dotted path; where there is none, nothing matches."""
+    values = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
+    texts = [value for value in values if isinstance(value, str)]
+    pattern = re.compile("|".join(map(fnmatch.translate, texts))) if texts else None
+    others = {(type(v) is bool, v) for v in values if not isinstance(v, str)}
+
+    def matches(message: Message) -> bool:
+        value: Any = message
+        for key in path:
+            if type(value) is not dict or key not in value:
+                return False
+            value = value[key]
+        if type(value) is str:
+            return pattern is not None and pattern.match(value) is not None
+        # JSON's true is not its 1, though Python's is.
+        return type(value) not in (dict, list) and (type(value) is bool, value) in others
+
+    return matches
+
+
+def _keeps(message: Message, share: float) -> bool:
+    """Whether a sample of this share keeps a message: the same answer on every host."""
+    if share >= 1.0:
+        return True
+    key = message.get("tid") or f"{message['src']}\n{message['ts']}"
+    digest = hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < share * 2**64
