@@ -1,0 +1,24 @@
+"""From a routed batch to a backend that has taken it: queues, retries, threads."""
+
+from wafermon.delivery.backend import Backend
+from wafermon.delivery.dead_letters import DeadLetters
+from wafermon.delivery.pipeline import Feeder, Observer, Pipeline
+from wafermon.delivery.queue import BatchQueue
+from wafermon.delivery.retry import Retry
+from wafermon.delivery.route import Route
+from wafermon.delivery.slots import Slots
+from wafermon.delivery.tail import Tail, View
+
+__all__ = [
+    "Backend",
+    "BatchQueue",
+    "DeadLetters",
+    "Feeder",
+    "Observer",
+    "Pipeline",
+    "Retry",
+    "Route",
+    "Slots",
+    "Tail",
+    "View",
+]

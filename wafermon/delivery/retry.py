@@ -1,0 +1,36 @@
+"""How long to wait before trying again."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from typing import Callable, Optional
+
+
+@dataclasses.dataclass(frozen=True)
+class Retry:
+    """Exponential back-off with full jitter, without end.
+
+    Full jitter (a random share of the whole delay) keeps many hosts from coming back in step:
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+
+    Args:
+        initial: bound of the first delay in seconds; it doubles with each failure,
+        maximum: up to this one.
+        share: gives a random number from 0 to 1.
+
+    >>> retry = Retry(initial=0.5, maximum=30.0, share=lambda: 1.0)
+    >>> [retry.delay(failures) for failures in (1, 2, 3, 100)]
+    [0.5, 1.0, 2.0, 30.0]
+    >>> retry.delay(1, retry_after=7)
+    7
+    """
+
+    initial: float = 0.1
+    maximum: float = 30.0
+    share: Callable[[], float] = random.random
+
+    def delay(self, failures: int, retry_after: Optional[float] = None) -> float:
+        """Seconds to wait after so many failures in a row; never less than the backend asked."""
+        bound = min(self.maximum, self.initial * 2.0 ** min(failures - 1, 60))
+        return max(bound * self.share(), min(retry_after or 0.0, self.maximum))
