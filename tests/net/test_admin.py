@@ -1,0 +1,97 @@
+"""The admin server, spoken to by hand."""
+
+import http.client
+import socket
+
+import pytest
+
+from wafermon.net import AdminServer, Response
+
+
+def boom(query):
+    raise ValueError("secret detail")
+
+
+class Endless:
+    closed = 0
+
+    def __iter__(self):
+        while True:
+            yield b"x" * 1000
+
+    def close(self):
+        type(self).closed += 1
+
+
+PAGES = {
+    "/hi": lambda query: Response(repr(sorted(query.items())).encode()),
+    "/json": lambda query: Response.json({"a": 1}),
+    "/boom": boom,
+    "/endless": lambda query: Response(Endless()),
+}
+
+
+@pytest.fixture
+def admin():
+    with AdminServer("127.0.0.1", 0, PAGES) as admin:
+        yield admin
+
+
+def ask(admin, method="GET", path="/hi", **headers):
+    connection = http.client.HTTPConnection(admin.address, timeout=10)
+    try:
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_pages(admin):
+    assert ask(admin, path="/hi?b=2&a=1&a=3") == (200, b"[('a', '3'), ('b', '2')]")
+    assert ask(admin, path="/json") == (200, b'{\n  "a": 1\n}\n')
+    assert ask(admin, "HEAD") == (200, b"")
+
+
+def test_what_is_not_there(admin, caplog):
+    status, body = ask(admin, path="/nothing")
+    assert status == 404 and b"/json" in body
+    assert ask(admin, "POST")[0] == 501
+    status, body = ask(admin, path="/boom")
+    assert status == 500 and b"secret" not in body
+    assert ask(admin)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "host, status",
+    [("localhost", 200), ("127.0.0.1:80", 200), ("[::1]:9", 200), ("LOCALHOST:1", 200),
+     ("evil.example", 421), ("127.0.0.1.evil.example:17001", 421), ("[::2]", 421)],
+)
+def test_a_foreign_host_name_is_refused(admin, host, status):
+    assert ask(admin, Host=host)[0] == status
+
+
+def test_an_endless_answer_ends_with_its_reader(admin):
+    before = Endless.closed
+    with socket.create_connection(admin.address.split(":")) as sock:
+        sock.sendall(b"GET /endless HTTP/1.0\r\n\r\n")
+        assert sock.recv(100)
+    from conftest import eventually
+
+    eventually(lambda: Endless.closed == before + 1)
+    assert ask(admin, "HEAD", "/endless") == (200, b"")
+    eventually(lambda: Endless.closed == before + 2)
+
+
+def test_a_port_that_is_taken(admin):
+    port = int(admin.address.split(":")[1])
+    with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port} \\(admin\\)"):
+        AdminServer("127.0.0.1", port, {}).start()
+
+
+def test_stop_without_start_and_twice():
+    admin = AdminServer("127.0.0.1", 0, {})
+    admin.stop()
+    admin.start()
+    admin.stop()
+    admin.stop()

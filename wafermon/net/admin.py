@@ -1,0 +1,196 @@
+"""The admin HTTP server: read-only pages, each a function of its query."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.server
+import json
+import logging
+import socket
+import threading
+import urllib.parse
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Protocol, Union
+
+#: A client that does not send its request, or take its answer, for this long is dropped.
+TIMEOUT_SECONDS = 10.0
+#: Clients that are served at a time; further ones wait.
+MAX_CLIENTS = 32
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+log = logging.getLogger("wafermon.net")
+
+
+class Stream(Protocol):
+    """A body of several parts, each sent as it comes; closed when the client has left."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The parts."""
+
+    def close(self) -> None:
+        """Nobody listens any more. Called without any iteration, too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Response:
+    """An answer."""
+
+    body: Union[bytes, Stream]
+    content_type: str = "text/plain; charset=utf-8"
+    status: int = 200
+
+    @staticmethod
+    def json(value: object, status: int = 200) -> Response:
+        """An answer in JSON."""
+        body = json.dumps(value, indent=2).encode("utf-8") + b"\n"
+        return Response(body, "application/json", status)
+
+
+Page = Callable[[Mapping[str, str]], Response]
+
+
+class AdminServer:
+    """Serve pages over HTTP from threads of its own.
+
+    A request whose `Host` names another machine is refused (421), so that a page from elsewhere
+    cannot reach this one by way of a name that it controls (DNS rebinding).
+
+    Args:
+        host: address to bind; where it is not loopback, any `Host` is taken.
+        port: 0 lets the system choose.
+        pages: path -> function of the query parameters (the last of equal names counts).
+
+    Thread: `start` and `stop` any; pages are called on threads of this server.
+
+    >>> import urllib.request
+    >>> with AdminServer("127.0.0.1", 0, {"/hi": lambda query: Response(b"there")}) as admin:
+    ...     urllib.request.urlopen(f"http://{admin.address}/hi").read()
+    b'there'
+    """
+
+    def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
+        self._host = host
+        self._port = port
+        self._pages = dict(pages)
+        self._server: Optional[_HttpServer] = None
+        self._thread: Optional[threading.Thread] = None
+
+    @property
+    def address(self) -> str:
+        """`host:port`, with the port that the system chose."""
+        port = self._server.server_address[1] if self._server else self._port
+        return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
+
+    def start(self) -> None:
+        """Bind and serve.
+
+        Raises:
+            OSError: the address cannot be bound; the text names it.
+        """
+        try:
+            self._server = _HttpServer(self._host, self._port, self._pages)
+        except OSError as error:
+            raise OSError(
+                error.errno or 0,
+                f"cannot listen on {self.address} (admin): {error.strerror or error}",
+            ) from error
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, name="admin",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; answers under way are left behind. Safe without `start` and twice."""
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._thread = None
+
+    def __enter__(self) -> AdminServer:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class _HttpServer(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, host: str, port: int, pages: Dict[str, Page]) -> None:
+        self.pages = pages
+        self.any_host = host not in ("127.0.0.1", "localhost", "::1")
+        self._clients = threading.BoundedSemaphore(MAX_CLIENTS)
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        # The parent looks its own name up in the DNS, which may hang for seconds.
+        http.server.socketserver.TCPServer.server_bind(self)  # type: ignore[attr-defined]
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._clients.acquire()
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._clients.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        log.debug("an admin request failed", exc_info=True)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _HttpServer
+    server_version = "wafermon"
+    sys_version = ""
+    timeout = TIMEOUT_SECONDS
+
+    def do_GET(self) -> None:
+        """Answer with a page."""
+        self._send(self._answer(), with_body=True)
+
+    def do_HEAD(self) -> None:
+        """Answer without the body."""
+        self._send(self._answer(), with_body=False)
+
+    def _answer(self) -> Response:
+        host = self.headers.get("Host", "localhost").rpartition(":")
+        name = host[0] if host[2].isdigit() else "".join(host)
+        if not self.server.any_host and name.lower() not in _LOCAL_NAMES:
+            return Response(b"this address is only served as localhost\n", status=421)
+        url = urllib.parse.urlsplit(self.path)
+        page = self.server.pages.get(url.path)
+        if page is None:
+            known = "\n".join(sorted(self.server.pages))
+            return Response(f"there is no such page; there are:\n{known}\n".encode(), status=404)
+        try:
+            return page(dict(urllib.parse.parse_qsl(url.query)))
+        except Exception:
+            log.exception("the admin page %s failed", url.path[:100])
+            return Response(b"the page failed, see the sidecar's log\n", status=500)
+
+    def _send(self, response: Response, with_body: bool) -> None:
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.content_type)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-store")
+        if isinstance(response.body, bytes):
+            self.send_header("Content-Length", str(len(response.body)))
+        self.end_headers()
+        if isinstance(response.body, bytes):
+            if with_body:
+                self.wfile.write(response.body)
+            return
+        with contextlib.closing(response.body) as parts:
+            for part in parts if with_body else ():
+                self.wfile.write(part)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug("admin: " + format, *args)

@@ -1,0 +1,180 @@
+"""Listening sockets: where they are bound and how a stale Unix socket gives way."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import stat
+from typing import Optional, Union
+
+#: Connections that the kernel accepts for us while the loop is busy.
+BACKLOG = 1024
+#: `sun_path` less its closing NUL, on Linux.
+MAX_UNIX_PATH_BYTES = 107
+
+
+class TcpAddress:
+    """A TCP address to listen on; port 0 lets the system choose.
+
+    >>> str(TcpAddress("127.0.0.1", 17000))
+    '127.0.0.1:17000'
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def bind(self) -> socket.socket:
+        """A listening, non-blocking socket.
+
+        Raises:
+            OSError: taken, or no address of this host; the text names it.
+        """
+        try:
+            family, _, _, _, address = socket.getaddrinfo(
+                self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )[0]
+            sock = socket.socket(family, socket.SOCK_STREAM)
+        except OSError as error:
+            raise _explained(error, str(self)) from error
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(address)
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+        except OSError as error:
+            sock.close()
+            raise _explained(error, str(self)) from error
+        return sock
+
+    def is_gone(self) -> bool:
+        """A TCP address stays as long as its socket."""
+        return False
+
+    def unbind(self, sock: socket.socket) -> None:
+        """Close what `bind` gave."""
+        sock.close()
+
+
+class UnixAddress:
+    """A Unix socket path to listen on.
+
+    A socket file on which nobody listens is replaced; one in use, and any file that is no socket,
+    never is.
+
+    Args:
+        path: at most 107 bytes.
+        mode: permission bits of the socket file.
+        owner: user name or id, where it is to be changed.
+        group: group name or id, where it is to be changed.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mode: int = 0o660,
+        owner: Union[str, int, None] = None,
+        group: Union[str, int, None] = None,
+    ) -> None:
+        self.path = os.path.abspath(path)
+        self._mode = mode
+        self._owner = owner
+        self._group = group
+        self._inode: Optional[int] = None
+
+    def __str__(self) -> str:
+        return self.path
+
+    def bind(self) -> socket.socket:
+        """A listening, non-blocking socket.
+
+        It is bound under another name, given its mode and owner, and then renamed into place: so
+        nobody ever connects to a socket with the wrong permissions.
+
+        Raises:
+            OSError: the path is taken, too long or not writable; the text names it.
+        """
+        if len(os.fsencode(self.path)) > MAX_UNIX_PATH_BYTES - len(".17000"):
+            raise OSError(
+                errno.ENAMETOOLONG,
+                f"cannot listen on {self.path}: a Unix socket path has at most "
+                f"{MAX_UNIX_PATH_BYTES - 6} bytes here, choose a shorter one",
+            )
+        self._refuse_if_taken()
+        temporary = f"{self.path}.{os.getpid() % 100_000}"
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _remove(temporary)
+            sock.bind(temporary)
+            os.chmod(temporary, self._mode)
+            if self._owner is not None:
+                shutil.chown(temporary, user=self._owner)
+            if self._group is not None:
+                shutil.chown(temporary, group=self._group)
+            sock.listen(BACKLOG)
+            sock.setblocking(False)
+            os.rename(temporary, self.path)
+            self._inode = os.stat(self.path).st_ino
+        except (OSError, LookupError) as error:
+            sock.close()
+            _remove(temporary)
+            raise _explained(error, self.path) from error
+        return sock
+
+    def _refuse_if_taken(self) -> None:
+        try:
+            found = os.lstat(self.path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _explained(error, self.path) from error
+        if not stat.S_ISSOCK(found.st_mode):
+            raise FileExistsError(
+                errno.EEXIST,
+                f"cannot listen on {self.path}: a file that is no socket is in the way, "
+                "move it or choose another path",
+            )
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)  # a full backlog is somebody who listens, too
+            outcome = probe.connect_ex(self.path)
+        if outcome not in (errno.ECONNREFUSED, errno.ENOENT):
+            raise OSError(
+                errno.EADDRINUSE,
+                f"cannot listen on {self.path}: another process listens there",
+            )
+
+    def is_gone(self) -> bool:
+        """Whether somebody deleted the socket file: who connects finds nobody any more."""
+        return not os.path.lexists(self.path)
+
+    def unbind(self, sock: socket.socket) -> None:
+        """Close what `bind` gave, and remove its file unless somebody replaced it."""
+        sock.close()
+        try:
+            if os.stat(self.path).st_ino == self._inode:
+                os.unlink(self.path)
+        except OSError:
+            pass  # already gone, or not ours to remove: either way nothing is left to do
+
+
+Address = Union[TcpAddress, UnixAddress]
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def _explained(error: Exception, where: str) -> OSError:
+    code = error.errno if isinstance(error, OSError) else None
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    hint = ", is another sidecar running?" if code == errno.EADDRINUSE else ""
+    return OSError(code or 0, f"cannot listen on {where}: {reason}{hint}")

@@ -1,0 +1,129 @@
+"""The event loop: readiness of sockets, timers, and a way in for other threads."""
+
+from __future__ import annotations
+
+import collections
+import heapq
+import itertools
+import logging
+import selectors
+import socket
+import time
+from typing import Any, Callable, Deque, List, Optional, Tuple
+
+Callback = Callable[[], object]
+
+log = logging.getLogger("wafermon.net")
+
+
+class Timer:
+    """A call that is due later; `cancel` it from the loop thread."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Optional[Callback]) -> None:
+        self.callback = callback
+
+    def cancel(self) -> None:
+        """Do not call. Its entry goes away when its time comes."""
+        self.callback = None
+
+
+class EventLoop:
+    """Wait for sockets and timers, call what is due. No callback can end it.
+
+    Args:
+        clock: monotonic seconds.
+
+    Thread: whoever calls `run`; `call_soon` and `stop` any, signal handlers included.
+
+    >>> loop = EventLoop()
+    >>> _ = loop.call_later(0, lambda: (print("due"), loop.stop()))
+    >>> loop.run()
+    due
+    >>> loop.close()
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._timers: List[Tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        # A deque and a socket pair are safe where queue.Queue is not: in a signal handler that
+        # interrupts the very thread that holds the queue's lock.
+        self._soon: Deque[Callback] = collections.deque()
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._selector.register(self._wake_out, selectors.EVENT_READ, self._woken)
+        self._stopped = False
+
+    def add_reader(self, sock: socket.socket, callback: Callback) -> None:
+        """Call back each time the socket can be read."""
+        self._selector.register(sock, selectors.EVENT_READ, callback)
+
+    def remove_reader(self, sock: socket.socket) -> None:
+        """Forget about a socket; before it is closed."""
+        self._selector.unregister(sock)
+
+    def call_later(self, seconds: float, callback: Callback) -> Timer:
+        """Call once, after so many seconds. Loop thread only."""
+        timer = Timer(callback)
+        heapq.heappush(self._timers, (self.clock() + seconds, next(self._order), timer))
+        return timer
+
+    def call_soon(self, callback: Callback) -> None:
+        """Call on the loop thread, as soon as it can. Any thread."""
+        self._soon.append(callback)
+        try:
+            self._wake_in.send(b"\0")
+        except OSError:
+            pass  # full: it is being woken already; closed: there is no loop to wake
+
+    def stop(self) -> None:
+        """Let `run` return after the callbacks at hand. Any thread."""
+
+        def stop() -> None:
+            self._stopped = True
+
+        self.call_soon(stop)
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        self._stopped = False
+        while not self._stopped:
+            for key, _ in self._selector.select(self._timeout()):
+                self._guarded(key.data)
+            self._run_due()
+
+    def _timeout(self) -> Optional[float]:
+        if self._soon:
+            return 0.0
+        return max(0.0, self._timers[0][0] - self.clock()) if self._timers else None
+
+    def _run_due(self) -> None:
+        for _ in range(len(self._soon)):
+            self._guarded(self._soon.popleft())
+        while self._timers and self._timers[0][0] <= self.clock():
+            timer = heapq.heappop(self._timers)[2]
+            if timer.callback is not None:
+                self._guarded(timer.callback)
+
+    def _guarded(self, callback: Callable[[], Any]) -> None:
+        try:
+            callback()
+        except Exception:
+            log.exception("a callback of the event loop failed")
+
+    def _woken(self) -> None:
+        try:
+            while len(self._wake_out.recv(4096)) == 4096:
+                pass
+        except BlockingIOError:
+            pass
+
+    def close(self) -> None:
+        """Let go of the loop's own sockets. Not while it runs; twice is harmless."""
+        self._selector.close()
+        self._wake_in.close()
+        self._wake_out.close()
