@@ -1,0 +1,1032 @@
+"""The Python SDK: what a script imports to tell the sidecar of its host what it does.
+
+One file, standard library only, Python 3.6 and newer; it runs alone when it is copied somewhere.
+
+    >>> client = Client("db-loader")
+    >>> client.log_event("info", "file loaded", {"lot": "L1", "rows": 12})
+    >>> with client.span("parse"):
+    ...     client.log_metric("rows", 1200, tags={"tool": "EQP07"})
+    >>> left = client.close()  # how many could not be handed over; done at exit by itself
+
+A caller's thread encodes a message and appends it to a bounded buffer; one daemon thread sends,
+many frames a write. No verb raises, writes to stdout, touches a signal handler or waits for the
+network; a loop that outruns the thread gives way to it, 10 ms at most, before anything is dropped.
+`Client` holds the verbs, `Span` is one span of a trace, `_Sender` is the buffer, the connection and
+the thread.
+"""
+
+import atexit
+import functools
+import json
+import os
+import re
+import socket
+import sys
+import threading
+import weakref
+from collections import deque
+from json.encoder import encode_basestring as _quote
+from threading import get_ident
+from time import monotonic, process_time, sleep, time
+from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Set, Tuple, TypeVar, cast
+
+__all__ = ["CLOSED", "CONNECTED", "DISCONNECTED", "OVERFLOW", "THREAD_NAME", "Client", "Span"]
+
+CONNECTED = "CONNECTED"  # there is a connection
+DISCONNECTED = "DISCONNECTED"  # there is none; messages wait in the buffer
+OVERFLOW = "OVERFLOW"  # the buffer is full and messages are dropped
+CLOSED = "CLOSED"  # closed; every later message is dropped
+THREAD_NAME = "wafermon-sender"
+
+#: (state, what happened) -> state; a pair that is not here changes nothing.
+_NEXT = {
+    (DISCONNECTED, "connected"): CONNECTED,
+    (DISCONNECTED, "full"): OVERFLOW,
+    (DISCONNECTED, "closed"): CLOSED,
+    (CONNECTED, "lost"): DISCONNECTED,
+    (CONNECTED, "full"): OVERFLOW,
+    (CONNECTED, "closed"): CLOSED,
+    (OVERFLOW, "written"): CONNECTED,
+    (OVERFLOW, "closed"): CLOSED,
+}
+
+_MAX_FRAME_BYTES = 65536  # protocol section 1, the newline included
+_BATCH_BYTES = 1 << 18  # of one write; each costs a hand-over of the interpreter lock
+_FIRST_RETRY, _LAST_RETRY = 0.1, 30.0  # seconds
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # the host may have set SIGPIPE to its default
+_FORK_HOOK = getattr(os, "register_at_fork", None)  # 3.7; before it each call looks at the pid
+_CO_COROUTINE = 0x80  # inspect.CO_COROUTINE; to import inspect takes 7 ms of a short script
+
+_TYPES = frozenset(("event", "metric", "progress", "resource", "span", "heartbeat", "goodbye"))
+_NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_TRACEPARENT = re.compile(
+    "(?!ff)[0-9a-f]{2}-(?!0+-)([0-9a-f]{32})-(?!0+-)([0-9a-f]{16})-([0-9a-f]{2})"
+)
+_SENT_AS_TEXT = frozenset(("datetime", "decimal", "pathlib", "uuid"))
+_END = "}\n"
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_Context = Optional[Mapping[str, Any]]
+
+try:
+    from contextvars import ContextVar  # novm: 3.6 takes the other branch
+except ImportError:  # there, spans nest by thread alone
+
+    class ContextVar(threading.local):  # type: ignore[no-redef]
+        def __init__(self, name: str, default: Any = None) -> None:
+            self.value = default
+
+        def get(self) -> Any:
+            return self.value
+
+        def set(self, value: Any) -> None:
+            self.value = value
+
+
+_current: "ContextVar[Optional[Span]]" = ContextVar("wafermon_span", default=None)
+
+
+def _plain(value: Any) -> Any:
+    """What json gets for a value that it does not know: the text of dates, decimals, paths and
+    UUIDs, the number in a numpy scalar. Anything else is refused, never sent as its repr."""
+    if not _SENT_AS_TEXT.isdisjoint(
+        kind.__module__.partition(".")[0] for kind in type(value).__mro__
+    ):
+        return str(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"a {type(value).__name__} is no JSON value; give its text or a number")
+
+
+#: Raw characters and no \u escapes: shorter, faster, and .encode() then finds every lone surrogate.
+_encode = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
+).encode
+
+
+def _event_head(level: str) -> str:
+    return f',"type":"event","data":{{"level":{_quote(level)},"msg":'
+
+
+#: The levels of the protocol, and what Python calls two of them.
+_EVENTS = {level: _event_head(level) for level in ("debug", "info", "warn", "error", "fatal")}
+_EVENTS.update(warning=_EVENTS["warn"], critical=_EVENTS["fatal"])
+
+
+class _Sender:
+    """The buffer, the connection, and the thread that empties the one into the other.
+
+    It knows nothing of its `Client`: a client that nobody holds is collected, while the thread
+    lives on for the rest of the buffer.
+
+    Thread: any down to `left`, the sender's own below. Python may run a signal handler or a
+    finalizer between any two lines, and that may log: so the lock is reentrant, and what wakes the
+    sleeper is a bare lock and not an Event, whose inner lock is not reentrant.
+    """
+
+    def __init__(
+        self,
+        address: Tuple[Any, ...],
+        prefix: str,
+        size: int,
+        overflow: str,
+        write_timeout: float,
+        close_timeout: float,
+        on_error: Optional[Callable[[str], None]],
+    ) -> None:
+        self.address = address  # (path,) or (host as bytes, port)
+        self.prefix = prefix
+        self.size = size
+        self.drop_newest = overflow == "drop_newest"
+        self.write_timeout = write_timeout
+        self.close_timeout = close_timeout
+        self.on_error = on_error
+        self.debug = bool(os.environ.get("WAFERMON_DEBUG"))
+        self.maker = os.getpid()
+        self.closing = False
+        self.sock: Optional[socket.socket] = None
+        self.queue: Deque[bytes] = deque()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew: in the constructor, and in a child after a fork, where nothing of the
+        parent's is sent or shut down. Nothing is logged, a lock of logging may be held for ever."""
+        self.pid = os.getpid()
+        self.lock = threading.RLock()
+        self.bell = threading.Lock()  # held while there is nothing to wake up for
+        self.bell.acquire()
+        self.asleep = True
+        self.waiters: List[threading.Lock] = []  # of flush()
+        self.thread: Optional[threading.Thread] = None
+        self.ident: Optional[int] = None
+        self.queue.clear()
+        if self.sock is not None:
+            self.sock.close()  # of this process only: the parent's connection lives on
+            self.sock = None
+        self.state = CLOSED if self.closing else DISCONNECTED
+        self.limit = 0 if self.closing else self.size
+        self.used = self.told = False
+        self.patient = True
+        self.yielding: Set[int] = set()  # threads in make_room()
+        self.goodbye = b""
+        self.deadline = self.retry_at = 0.0
+        self.attempt = self.in_flight = self.sent = self.dropped = self.noted = self.refused = 0
+        self.refusal = ""
+
+    def put(self, frame: bytes) -> None:
+        """Append a frame. What the sender's own thread logs would feed itself and is ignored; two
+        threads that pass the limit at the same time make the buffer a frame longer."""
+        if _FORK_HOOK is None:
+            self.check_process()
+        if get_ident() == self.ident:
+            return
+        if len(frame) > _MAX_FRAME_BYTES:
+            self.refuse(ValueError(f"a frame of {len(frame)} bytes; at most 65,536 are allowed"))
+            return
+        if len(self.queue) >= self.limit and not self.make_room():
+            return
+        self.queue.append(frame)
+        if self.asleep:
+            self.wake()
+
+    def make_room(self) -> bool:
+        """Buffer full: drop the oldest, or tell by False that the new one is dropped.
+
+        A loop that does nothing but log outruns the sender, which gets the interpreter lock every
+        5 ms: the caller gives way, 10 ms at most, before anything is lost, and not again before a
+        write went well.
+        """
+        me = get_ident()
+        if self.patient and not self.closing and me not in self.yielding:
+            self.yielding.add(me)  # a signal handler that logs meanwhile does not wait, too
+            try:
+                for _ in range(10):
+                    sleep(0.001)
+                    if len(self.queue) < self.limit or not self.patient:
+                        break
+                else:
+                    self.patient = False
+            finally:
+                self.yielding.discard(me)
+            if len(self.queue) < self.limit:
+                return True
+        with self.lock:
+            if self.drop_newest or self.closing:
+                self.dropped += 1
+            else:
+                try:
+                    self.queue.popleft()
+                except IndexError:  # the sender was faster
+                    return True
+                self.dropped += 1
+            self.happen("full")
+            return not (self.drop_newest or self.closing)
+
+    def wake(self) -> None:
+        """Wake the thread up; the first message of a process starts it."""
+        self.asleep = False
+        self.used = True
+        with self.lock:
+            if self.thread is None:
+                self.thread = threading.Thread(target=self.run, name=THREAD_NAME, daemon=True)
+                try:
+                    self.thread.start()
+                except RuntimeError:
+                    if not self.thread.is_alive():  # no more threads, or since 3.12 the interpreter
+                        self.thread, self.asleep = None, True  # is ending: join() will send
+                        return
+                # A child of multiprocessing ends without atexit, by finalizers of its own.
+                ends = sys.modules.get("multiprocessing.util")
+                if ends is not None:
+                    ends.Finalize(None, _at_exit, exitpriority=0)
+        self.ring()
+
+    def ring(self) -> None:
+        try:
+            self.bell.release()
+        except RuntimeError:
+            pass  # somebody else just did
+
+    def happen(self, event: str) -> None:
+        with self.lock:
+            self.state = _NEXT.get((self.state, event), self.state)
+
+    def refuse(self, error: Exception) -> None:
+        with self.lock:
+            self.refused += 1
+            self.refusal = f"{type(error).__name__}: {error}"
+        self.say(f"message refused: {self.refusal}")
+
+    def say(self, text: str) -> None:
+        if self.debug:
+            try:
+                sys.stderr.write(f"wafermon: {text}\n")
+            except (AttributeError, OSError, ValueError):
+                pass  # there is no stderr
+
+    def check_process(self) -> None:
+        """Notice a fork where there is no hook for it."""
+        if self.pid != os.getpid():
+            self.reset()
+
+    def flush(self, timeout: float) -> bool:
+        self.check_process()
+        done = threading.Lock()
+        done.acquire()
+        self.waiters.append(done)
+        if self.asleep:
+            self.wake() if self.queue else self.ring()
+        if self.thread is not None and get_ident() != self.ident:
+            done.acquire(True, timeout)
+        if done in self.waiters:
+            self.waiters.remove(done)
+        return self.left() == 0
+
+    def finish(self, timeout: float, goodbye: bool = True) -> None:
+        """Ask the thread to send what is left, say goodbye, and end; does not wait for it."""
+        self.check_process()
+        with self.lock:
+            if self.closing:
+                return
+            self.deadline = monotonic() + timeout
+            self.attempt, self.retry_at = 0, 0.0
+            if goodbye and self.used and self.pid == self.maker:  # a forked worker is not the job
+                self.goodbye = self.own("goodbye")
+            self.limit = 0
+            self.closing = True
+        self.ring()
+
+    def join(self) -> int:
+        """Wait until `finish` is done or its time is up; returns what was left over."""
+        if self.state == CLOSED or get_ident() == self.ident:
+            return 0
+        if self.thread is None:
+            self.run()
+        else:
+            self.thread.join(max(0.0, self.deadline - monotonic()))
+            sock = self.sock
+            if self.thread.is_alive() and sock is not None:
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)  # ends a write that hangs
+                except OSError:
+                    pass
+            self.thread.join(0.2)
+        with self.lock:
+            left = self.left()
+            self.dropped += left
+            self.in_flight = 0
+            self.queue.clear()
+            self.goodbye = b""
+            self.happen("closed")
+        return left
+
+    def left(self) -> int:
+        return len(self.queue) + self.in_flight
+
+    def run(self) -> None:
+        """Thread body; `join` calls it itself where there is no thread."""
+        self.ident = get_ident()
+        try:
+            while self.turn():
+                pass
+        finally:
+            self.hang_up()
+            self.ident = None
+            self.release_waiters()
+
+    def turn(self) -> bool:
+        """Send, or wait before the next try, or sleep; False ends the loop."""
+        if self.queue or self.goodbye:
+            pause = self.retry_at - monotonic()
+            if self.sock is None and pause > 0:
+                self.bell.acquire(True, min(pause, self.patience(pause)))
+            elif self.sock is not None or self.connect():
+                self.write()
+            return not self.closing or monotonic() < self.deadline
+        self.release_waiters()
+        if self.closing:
+            return False
+        # Asleep first, then look: whoever appends after the look sees it and rings.
+        self.asleep = True
+        if not (self.queue or self.waiters or self.closing):
+            self.bell.acquire()
+        self.asleep = False
+        return True
+
+    def patience(self, most: float) -> float:
+        """Seconds that something may take: when closing, what is left of them."""
+        return max(0.001, min(most, self.deadline - monotonic())) if self.closing else most
+
+    def connect(self) -> bool:
+        sock = None
+        try:
+            if len(self.address) == 1:
+                sock = socket.socket(socket.AF_UNIX)
+                sock.settimeout(self.patience(self.write_timeout))
+                sock.connect(self.address[0])
+            else:
+                sock = socket.create_connection(self.address, self.patience(self.write_timeout))
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if sock.getsockname() == sock.getpeername():  # nobody listens, and the kernel
+                    raise OSError("connected to itself")  # gave our own end that very port
+        except Exception as error:  # nothing that the network does ends the thread
+            if sock is not None:
+                sock.close()
+            self.lose(error)
+            return False
+        self.sock = sock
+        self.happen("connected")
+        return True
+
+    def write(self) -> None:
+        """Send one batch. A frame that was written whole is sent; where a write breaks, the others
+        go back to the front of the buffer and, whole, out on the next connection."""
+        frames: List[bytes] = []
+        size = 0
+        while size < _BATCH_BYTES:
+            try:
+                frames.append(self.queue.popleft())
+            except IndexError:  # empty; a caller who dropped the oldest may have taken the last
+                break
+            self.in_flight = len(frames)
+            size += len(frames[-1])
+        last = not self.queue
+        lost = self.dropped - self.noted if last else 0
+        head = [self.own("event", _NOTE % lost)] if lost else []
+        tail = [self.goodbye] if last and self.goodbye else []
+        written, error = self.transmit(b"".join(head + frames + tail))
+        whole = 0
+        for frame in head + frames + tail:
+            written -= len(frame)
+            if written < 0:
+                break
+            whole += 1
+        if whole:
+            self.noted += lost
+        mine = min(max(0, whole - len(head)), len(frames))
+        self.sent += mine
+        self.put_back(frames[mine:])
+        self.in_flight = 0
+        if error is not None:
+            self.lose(error)
+            return
+        self.happen("written")
+        self.attempt, self.told, self.patient = 0, False, True
+        if tail:
+            self.goodbye = b""
+
+    def transmit(self, data: bytes) -> Tuple[int, Optional[Exception]]:
+        """Write; returns how many bytes the kernel took, and what broke, if anything did."""
+        sock = cast(socket.socket, self.sock)
+        written = 0
+        try:
+            # The kernel takes one write to a TCP peer that has gone without an error: lost. The
+            # end-of-file of the peer, who never sends a byte to a plain client, tells before.
+            sock.settimeout(0)
+            try:
+                if not sock.recv(1, socket.MSG_PEEK):
+                    raise OSError("closed by the sidecar")
+            except BlockingIOError:
+                pass
+            view = memoryview(data)
+            while written < len(data):
+                sock.settimeout(self.patience(self.write_timeout))
+                written += sock.send(view[written:], _NO_SIGNAL)
+        except OSError as error:
+            return written, error
+        return written, None
+
+    def put_back(self, frames: List[bytes]) -> None:
+        with self.lock:
+            self.queue.extendleft(reversed(frames))
+            while frames and len(self.queue) > self.size:
+                self.dropped += 1
+                self.happen("full")
+                self.queue.pop() if self.drop_newest else self.queue.popleft()
+
+    def lose(self, error: Exception) -> None:
+        """No connection: wait before the next try, full jitter, and tell once an outage."""
+        self.patient = False
+        self.hang_up()
+        self.happen("lost")
+        ceiling = min(_LAST_RETRY, _FIRST_RETRY * 2**self.attempt)
+        self.attempt = min(self.attempt + 1, 16)
+        # From urandom: a generator would draw in a forked child what it draws in the parent.
+        self.retry_at = monotonic() + ceiling * int.from_bytes(os.urandom(4), "big") / 2**32
+        if self.told:
+            return
+        self.told = True
+        where = ":".join(
+            part.decode() if isinstance(part, bytes) else str(part) for part in self.address
+        )
+        text = f"no connection to the sidecar at {where} ({error}); {self.size} messages can wait"
+        self.say(text)
+        if self.on_error is not None:
+            try:
+                self.on_error(text)
+            except Exception as fault:  # the host's own code must not end the thread
+                self.say(f"on_error raised {fault!r}")
+
+    def hang_up(self) -> None:
+        sock, self.sock = self.sock, None
+        if sock is not None:
+            try:
+                sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+            sock.close()
+
+    def release_waiters(self) -> None:
+        while self.waiters:
+            self.waiters.pop().release()
+
+    def own(self, kind: str, data: str = "") -> bytes:
+        """A frame of the SDK's own; `sent` does not count it."""
+        return f'{self.prefix}{int(time() * 1000)},"type":"{kind}"{data}}}\n'.encode()
+
+
+_NOTE = (
+    ',"data":{"level":"warn","msg":"messages dropped while the sidecar was away",'
+    '"ctx":{"dropped":%d}}'
+)
+
+#: For the two hooks of the process, which are set by the first client; it keeps nothing alive.
+_senders: "weakref.WeakSet[_Sender]" = weakref.WeakSet()
+_hooks: List[Callable[[], None]] = []
+
+
+def _enrol(sender: _Sender) -> None:
+    _senders.add(sender)
+    if not _hooks:
+        _hooks.append(atexit.register(_at_exit))
+        if _FORK_HOOK is not None:
+            _FORK_HOOK(after_in_child=_after_fork)
+
+
+def _after_fork() -> None:
+    for sender in list(_senders):
+        sender.reset()
+
+
+def _at_exit() -> None:
+    """Close all at once, each within its own close_timeout."""
+    senders = list(_senders)
+    for sender in senders:
+        sender.finish(sender.close_timeout)
+    for sender in senders:
+        sender.join()
+
+
+class Client:
+    """A connection to the sidecar for one source of messages.
+
+    The constructor does no I/O; the first message starts the thread, which connects, and connects
+    again whenever it must. Where no address is given the environment is asked:
+    `MONITORING_UNIX_SOCKET`, else `MONITORING_TCP_HOST` and `MONITORING_TCP_PORT`, else it is
+    127.0.0.1:17000. `WAFERMON_DEBUG=1` writes outages and refusals to stderr.
+
+    A message that would not make a valid frame (over 65,536 bytes, NaN, a value that is not JSON)
+    is refused: counted in `refused`, never sent. Dates, decimals, paths and UUIDs go as their text,
+    numpy scalars as numbers. After a fork the child has a connection, a buffer and counters of its
+    own, and only the process that made the client says goodbye. A child that leaves by `os._exit`
+    calls `flush` before.
+
+    Args:
+        src: the name of the sender, 1 to 128 characters without control characters.
+        host: name or address of the sidecar.
+        port: its TCP port.
+        unix: path of its Unix socket; it wins over host and port.
+        buffer_messages: how many messages wait while there is no connection.
+        overflow: what a full buffer drops: "drop_oldest" or "drop_newest".
+        write_timeout: seconds that a connect or a write may stand still before a new connection is
+            tried. The sender thread waits, never the caller.
+        close_timeout: seconds that `close`, and the end of the interpreter, wait at most.
+        on_error: called with one line of text once an outage, in the sender thread; what it logs
+            through this client is ignored.
+
+    Raises:
+        ValueError: an argument or a variable is unusable; the text says what was expected.
+
+    Thread: any; one client serves all threads of a process.
+
+    >>> with Client("db-loader", unix="/run/wafermon/wafermon.sock") as client:
+    ...     client.log_progress("nightly-load", 42.5)
+    """
+
+    def __init__(
+        self,
+        src: str,
+        *,
+        host: Optional[str] = None,
+        port: Optional[int] = None,
+        unix: Optional[str] = None,
+        buffer_messages: int = 1000,
+        overflow: str = "drop_oldest",
+        write_timeout: float = 10.0,
+        close_timeout: float = 2.0,
+        on_error: Optional[Callable[[str], None]] = None,
+    ) -> None:
+        address = _address(host, port, unix)
+        if not _is_name(src):
+            raise ValueError(
+                "src must be a text of 1 to 128 characters without control characters, such as "
+                f"'db-loader', not {src!r}"
+            )
+        if overflow not in ("drop_oldest", "drop_newest"):
+            raise ValueError(f"overflow must be 'drop_oldest' or 'drop_newest', not {overflow!r}")
+        if type(buffer_messages) is not int or buffer_messages < 1:
+            raise ValueError(f"buffer_messages must be 1 or more, not {buffer_messages!r}")
+        if not (write_timeout > 0 and close_timeout >= 0):
+            raise ValueError(
+                "write_timeout must be above 0 and close_timeout 0 or more seconds, "
+                f"not {write_timeout!r} and {close_timeout!r}"
+            )
+        self._prefix = f'{{"v":1,"src":{_quote(src)},"ts":'
+        self._sender = sender = _Sender(
+            address, self._prefix, buffer_messages, overflow, write_timeout, close_timeout, on_error
+        )
+        self._put = sender.put
+        self._remote = _TRACEPARENT.fullmatch(os.environ.get("TRACEPARENT", ""))
+        self._measured = (sender.pid, process_time(), monotonic())
+        _enrol(sender)
+        weakref.finalize(self, sender.finish, close_timeout).atexit = False
+
+    def log_event(self, level: str, msg: str, ctx: _Context = None) -> None:
+        """Log an event.
+
+        Args:
+            level: debug, info, warn, error or fatal ("warning" and "critical" are understood).
+            msg: the text; anything else is sent as its `str`.
+            ctx: what belongs to it, as JSON values.
+
+        >>> client.log_event("error", "no such lot", {"lot": "L1"})
+        """
+        try:
+            body = _quote(msg if isinstance(msg, str) else str(msg))
+            if ctx is not None:
+                body += ',"ctx":' + _encode(ctx if type(ctx) is dict else dict(ctx))
+            frame = (
+                f"{self._prefix}{int(time() * 1000)}{_EVENTS.get(level) or _event_head(level)}"
+                f"{body}}}{_END if _current.get() is None else _tail()}"
+            ).encode()
+            self._put(frame)
+        except Exception as error:  # no verb raises
+            self._sender.refuse(error)
+
+    def log_metric(
+        self,
+        name: str,
+        value: float,
+        unit: Optional[str] = None,
+        tags: _Context = None,
+        kind: Optional[str] = None,
+    ) -> None:
+        """Log a value of a metric.
+
+        Args:
+            name: what is measured.
+            value: a number; a decimal is taken as a float.
+            unit: of the value, such as "ms".
+            tags: what tells this series from others; the values go as text.
+            kind: "gauge" (which the sidecar assumes), "counter" (the value is an increment) or
+                "histogram" (one observation).
+
+        >>> client.log_metric("load_time", 12.25, unit="ms", tags={"tool": "EQP07"})
+        """
+        try:
+            data = {"name": name, "value": _number(value), "unit": unit, "kind": kind}
+            if tags is not None:
+                data["tags"] = {str(key): str(tags[key]) for key in tags}
+        except Exception as error:
+            self._sender.refuse(error)
+        else:
+            self.send("metric", _given(data))
+
+    def log_progress(
+        self,
+        job_id: str,
+        percent: float,
+        status: Optional[str] = None,
+        msg: Optional[str] = None,
+    ) -> None:
+        """Log how far a job is.
+
+        Args:
+            job_id: the job, the same text in all its messages.
+            percent: 0 to 100.
+            status: "running" (which the sidecar assumes), "done" or "failed".
+            msg: a text beside it.
+
+        >>> client.log_progress("nightly-load", 100, status="done", msg="12 files")
+        """
+        try:
+            data = {"job_id": job_id, "percent": _number(percent), "status": status, "msg": msg}
+        except Exception as error:
+            self._sender.refuse(error)
+        else:
+            self.send("progress", _given(data))
+
+    def log_resource(self, **values: Any) -> None:
+        """Log resource use.
+
+        Args:
+            values: any of cpu (percent of one core), mem (bytes), disk and net (dicts of numbers).
+                With none at all this process is measured: cpu since the last such call, resident
+                memory, and the bytes it moved from and to disk where the system tells them.
+
+        >>> client.log_resource()
+        >>> client.log_resource(cpu=12.5, net={"sent_bytes": 20})
+        """
+        self.send("resource", values or self._measure())
+
+    def heartbeat(self, interval_s: Optional[float] = None) -> None:
+        """Say that the sender is alive, once.
+
+        Args:
+            interval_s: seconds until the next one is due.
+        """
+        self.send("heartbeat", None if interval_s is None else {"interval_s": interval_s})
+
+    def send(self, type: str, data: _Context = None, **envelope: Any) -> None:
+        """Send a message of any type; most other verbs are made of it.
+
+        Args:
+            type: event, metric, progress, resource, span, heartbeat or goodbye.
+            data: its payload; only a heartbeat and a goodbye may have none.
+            envelope: other top-level fields: ts (Unix milliseconds, else now), tid, sid and pid
+                (else those of the span around the call), and any that the protocol does not know.
+
+        >>> client.send("event", {"level": "info", "msg": "from the archive"}, ts=1697821234567)
+        """
+        try:
+            if type not in _TYPES:
+                raise ValueError(f"type must be one of {', '.join(sorted(_TYPES))}")
+            if data is None and type not in ("heartbeat", "goodbye"):
+                raise ValueError(f"a message of type {type} needs data")
+            ts = envelope.pop("ts", None) if envelope else None
+            if ts is None:
+                ts = int(time() * 1000)
+            elif ts.__class__ is not int or not 0 <= ts < 2**53:
+                raise ValueError("ts must be Unix milliseconds, an integer")
+            body = "" if data is None else ',"data":' + _encode(dict(data))
+            tail = _envelope(type, envelope) if envelope or type == "span" else _tail()
+            frame = f'{self._prefix}{ts},"type":"{type}"{body}{tail}'.encode()
+            self._put(frame)
+        except Exception as error:
+            self._sender.refuse(error)
+
+    def span(self, name: str, kind: Optional[str] = None, ctx: _Context = None) -> "Span":
+        """A span for a `with` statement, or as a decorator; it begins when that is entered.
+
+        Args:
+            name: what is done.
+            kind: a class of work, such as "query".
+            ctx: what belongs to it, as JSON values.
+
+        >>> with client.span("parse") as span:
+        ...     client.log_event("info", "within it")
+        >>> @client.span("load")
+        ... async def load(path): ...
+        """
+        return Span(self, name, kind, ctx)
+
+    def start_span(self, name: str, kind: Optional[str] = None, ctx: _Context = None) -> "Span":
+        """Begin a span, with the arguments of `span`; it lasts until its `end`.
+
+        >>> span = client.start_span("parse")
+        >>> span.end()
+        """
+        return Span(self, name, kind, ctx)._begin()
+
+    def traceparent(self) -> str:
+        """The W3C trace context for a child process: of the span around the call, else the one that
+        this process was given, else an empty text, which every reader ignores.
+
+        >>> subprocess.run(["load"], env=dict(os.environ, TRACEPARENT=client.traceparent()))
+        """
+        span = _innermost()
+        if span is not None:
+            return span.traceparent
+        return self._remote.group() if self._remote else ""
+
+    def flush(self, timeout: float = 2.0) -> bool:
+        """Wait until every message was handed to the kernel, `timeout` seconds at most.
+
+        Returns:
+            Whether that is so.
+        """
+        return self._sender.flush(timeout)
+
+    def close(self, timeout: Optional[float] = None, *, goodbye: bool = True) -> int:
+        """Send what is left, say goodbye, and end. Without a connection one is tried for until the
+        time is up. A second call does nothing.
+
+        Args:
+            timeout: seconds to wait at most, else the close_timeout of the constructor.
+            goodbye: whether to say that the sender is finished. A client that sent nothing, and a
+                forked child, never do.
+
+        Returns:
+            How many messages could not be handed over; they count as dropped.
+        """
+        self._sender.finish(self._sender.close_timeout if timeout is None else timeout, goodbye)
+        return self._sender.join()
+
+    def __enter__(self) -> "Client":  # typing.Self came with 3.11
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @property
+    def state(self) -> str:
+        """CONNECTED, DISCONNECTED, OVERFLOW or CLOSED, as the sender last saw it."""
+        return self._sender.state
+
+    @property
+    def sent(self) -> int:
+        """Messages of the caller that the kernel took whole."""
+        return self._sender.sent
+
+    @property
+    def dropped(self) -> int:
+        """Messages lost to a full buffer, left over by `close`, or logged after it."""
+        return self._sender.dropped
+
+    @property
+    def refused(self) -> int:
+        """Messages that would not have made a valid frame."""
+        return self._sender.refused
+
+    @property
+    def refusal(self) -> str:
+        """Why the last of those was refused."""
+        return self._sender.refusal
+
+    def _measure(self) -> Dict[str, Any]:
+        pid, cpu, clock = self._measured
+        if pid != os.getpid():  # the CPU time of a child begins at its fork
+            cpu, clock = 0.0, monotonic()
+        self._measured = (os.getpid(), process_time(), monotonic())
+        passed = self._measured[2] - clock
+        percent = 100 * (self._measured[1] - cpu) / passed if passed > 0 else 0.0
+        return dict(_memory(), cpu=round(percent, 1), **_disk())
+
+
+class Span:
+    """One span of a trace; `Client.span` and `Client.start_span` make it.
+
+    From its begin to its end the messages of the same thread or task carry its ids, and spans that
+    begin there are its children. A span outside of any is a child of `TRACEPARENT`, where the
+    environment has one. Its frame is sent when it ends; in a child forked within it, none.
+
+    Attributes:
+        tid: id of the trace, 32 hex digits.
+        sid: id of the span, 16 hex digits.
+        pid: id of the span around it, or None.
+
+    Thread: any may end it; it encloses what runs in the thread or task that began it.
+    """
+
+    def __init__(self, client: Client, name: str, kind: Optional[str], ctx: _Context) -> None:
+        self.tid = self.sid = self._flags = ""
+        self.pid: Optional[str] = None
+        self._client, self._name, self._kind, self._ctx = client, name, kind, ctx
+        self._live = False
+
+    def _begin(self) -> "Span":
+        around, remote = _innermost(), self._client._remote
+        if around is not None:
+            self.tid, self.pid, self._flags = around.tid, around.sid, around._flags
+        elif remote is not None:
+            self.tid, self.pid, self._flags = remote.groups()
+        else:
+            self.tid, self.pid, self._flags = os.urandom(16).hex(), None, "01"
+        self.sid = os.urandom(8).hex()
+        self._tail = f',"tid":"{self.tid}","sid":"{self.sid}"}}\n'
+        self._around = around
+        self._process = os.getpid()
+        self._ts, self._clock = int(time() * 1000), monotonic()
+        self._live = True
+        _current.set(self)
+        return self
+
+    def end(self, status: str = "ok", ctx: _Context = None) -> None:
+        """End it and send it; a second call does nothing.
+
+        Args:
+            status: "ok" or "error".
+            ctx: added to that of its begin.
+        """
+        if not self._live:
+            return
+        self._live = False
+        if _current.get() is self:
+            _current.set(self._around)
+        if self._process != os.getpid():
+            return
+        passed = round((monotonic() - self._clock) * 1000, 3)
+        data = {"name": self._name, "duration_ms": passed, "status": status, "kind": self._kind}
+        ids = _given({"tid": self.tid, "sid": self.sid, "pid": self.pid})
+        try:
+            if self._ctx or ctx:
+                data["ctx"] = dict(dict(self._ctx or {}), **(ctx or {}))
+        except Exception as error:
+            self._client._sender.refuse(error)
+        else:
+            self._client.send("span", _given(data), ts=self._ts, **ids)
+
+    @property
+    def traceparent(self) -> str:
+        """Its W3C trace context, to hand to a child process."""
+        return f"00-{self.tid}-{self.sid}-{self._flags}"
+
+    def __enter__(self) -> "Span":
+        return self if self._live else self._begin()
+
+    def __exit__(self, kind: object, error: Optional[BaseException], trace: object) -> None:
+        """An exception makes it an error, but for a sys.exit() that means success."""
+        if error is None or (isinstance(error, SystemExit) and not error.code):
+            self.end()
+        else:
+            self.end("error", {"error": _describe(error)})
+
+    def __call__(self, func: _F) -> _F:
+        """Decorate a function or a coroutine function: each call is a span of its own."""
+
+        def fresh() -> Span:
+            return Span(self._client, self._name, self._kind, self._ctx)
+
+        if getattr(getattr(func, "__code__", None), "co_flags", 0) & _CO_COROUTINE:
+
+            @functools.wraps(func)
+            async def inner(*args: Any, **named: Any) -> Any:
+                with fresh():
+                    return await func(*args, **named)
+
+        else:
+
+            @functools.wraps(func)
+            def inner(*args: Any, **named: Any) -> Any:
+                with fresh():
+                    return func(*args, **named)
+
+        return cast(_F, inner)
+
+
+def _innermost() -> Optional[Span]:
+    """The span around the caller. One that another thread or task ended is passed over."""
+    span = _current.get()
+    while span is not None and not span._live:
+        span = span._around
+    return span
+
+
+def _tail() -> str:
+    """The end of a frame, with the ids of the span around the caller."""
+    span = _innermost()
+    return _END if span is None else span._tail
+
+
+def _envelope(kind: str, fields: Dict[str, Any]) -> str:
+    """The end of a frame, with the top-level fields that the caller gave.
+
+    `q` would ask for a receipt, and a receipt that nobody reads turns our close into a reset.
+    """
+    fields = _given(fields)
+    for name in ("v", "src", "q"):
+        if name in fields:
+            raise ValueError(f"{name} cannot be given here")
+    for name in ("tid", "sid", "pid"):
+        if name in fields and not _is_name(fields[name]):
+            raise ValueError(f"{name} must be a text of 1 to 128 characters, no control characters")
+    if kind == "span":
+        if "tid" not in fields or "sid" not in fields:
+            raise ValueError("a span needs tid and sid")
+    elif "tid" not in fields:
+        span = _innermost()
+        if span is not None:
+            fields = dict({"tid": span.tid, "sid": span.sid}, **fields)
+    return f",{_encode(fields)[1:]}\n" if fields else _END
+
+
+def _given(data: Dict[str, Any]) -> Dict[str, Any]:
+    return {key: data[key] for key in data if data[key] is not None}
+
+
+def _is_name(value: Any) -> bool:
+    """The rule of protocol section 2 for src, tid, sid and pid."""
+    return isinstance(value, str) and 0 < len(value) <= 128 and not _NOT_IN_NAMES.search(value)
+
+
+def _number(value: Any) -> float:
+    """A metric is a number and never a text that looks like one."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError("a number is needed, not a text")
+    return value if type(value) in (int, float) else float(value)
+
+
+def _describe(error: BaseException) -> str:
+    """One line about an exception, whatever its __str__ does."""
+    try:
+        text = f"{type(error).__name__}: {str(error)[:1000]}"
+    except Exception:
+        text = type(error).__name__
+    return text.encode("utf-8", "replace").decode()
+
+
+def _memory() -> Dict[str, Any]:
+    try:
+        with open("/proc/self/statm", "rb") as statm:
+            return {"mem": int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")}
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return {}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"mem": peak * (1 if sys.platform == "darwin" else 1024)}
+
+
+def _disk() -> Dict[str, Any]:
+    try:
+        with open("/proc/self/io") as io:
+            counts = dict(line.split(": ") for line in io)
+        return {"disk": {key: int(counts[key]) for key in ("read_bytes", "write_bytes")}}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def _address(host: Optional[str], port: Optional[int], unix: Optional[str]) -> Tuple[Any, ...]:
+    """Where the sidecar is: the arguments, else the environment, else the default."""
+    setting = os.environ.get
+    for name in ("MONITORING_SECRET", "MONITORING_TLS_CA"):
+        if setting(name):
+            raise ValueError(
+                f"{name} is set, but this client can neither authenticate nor encrypt yet, and it "
+                "does not send in the clear behind your back: unset the variable"
+            )
+    if unix is None and host is None and port is None:
+        unix = setting("MONITORING_UNIX_SOCKET")
+    if unix:
+        if not hasattr(socket, "AF_UNIX") or len(os.fsencode(unix)) > 107:
+            raise ValueError(f"unix must be a path of at most 107 bytes, not {unix!r}")
+        return (os.fspath(unix),)
+    number: Any = setting("MONITORING_TCP_PORT") or 17000 if port is None else port
+    try:
+        if isinstance(number, str):
+            number = int(number)
+        if type(number) is not int or not 1 <= number <= 65535:
+            raise ValueError
+    except ValueError:
+        raise ValueError(
+            f"port (or MONITORING_TCP_PORT) must be a number from 1 to 65535, not {number!r}"
+        ) from None
+    name = host or setting("MONITORING_TCP_HOST") or "127.0.0.1"
+    try:
+        # As bytes: of a str, getaddrinfo would import the idna codec in the sender thread, and a
+        # fork in the midst of that leaves a child in which the codec can never be imported.
+        return (name.encode("ascii" if max(name) < "\x80" else "idna"), number)
+    except UnicodeError:
+        raise ValueError(f"host must be a host name or an address, not {name!r}") from None
