@@ -7,11 +7,10 @@ one dict access a batch, whatever the number of rules.
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import hashlib
-import re
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
+from wafermon.flow.pattern import any_of, is_pattern
 from wafermon.message import Batch, Message, level_rank
 from wafermon.observe import Family, family
 
@@ -77,9 +76,9 @@ class Router:
         self, routing: Mapping[str, Iterable[Rule]], *, max_sources: int = 10_000
     ) -> None:
         entries = {source: list(rules) for source, rules in routing.items()}
-        self._exact = {s: rules for s, rules in entries.items() if not _is_pattern(s)}
-        patterns = sorted((s for s in entries if _is_pattern(s)), key=len, reverse=True)
-        self._patterns = [(re.compile(fnmatch.translate(s)), entries[s]) for s in patterns]
+        self._exact = {s: rules for s, rules in entries.items() if not is_pattern(s)}
+        patterns = sorted((s for s in entries if is_pattern(s)), key=len, reverse=True)
+        self._patterns = [(any_of([s]), entries[s]) for s in patterns]
         self._max_sources = max_sources
         self._plans: Dict[str, List[_Step]] = {}
         #: Messages that no backend got, by reason.
@@ -111,7 +110,7 @@ class Router:
         """Find the entry of a source, compile its rules and remember them."""
         rules = self._exact.get(source)
         if rules is None:
-            rules = next((rules for p, rules in self._patterns if p.match(source)), [])
+            rules = next((rules for p, rules in self._patterns if p.fullmatch(source)), [])
         if len(self._plans) >= self._max_sources:
             self._plans.clear()
             self.evictions += 1
@@ -154,10 +153,6 @@ class Router:
         ]
 
 
-def _is_pattern(source: str) -> bool:
-    return "*" in source or "?" in source or "[" in source
-
-
 def _compile(rule: Rule) -> _Step:
     filters: List[Predicate] = []
     if rule.types:
@@ -178,7 +173,7 @@ def _where(path: Sequence[str], wanted: Union[Scalar, Sequence[Scalar]]) -> Pred
     """A predicate on the value at a dotted path; where there is none, nothing matches."""
     values = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
     texts = [value for value in values if isinstance(value, str)]
-    pattern = re.compile("|".join(map(fnmatch.translate, texts))) if texts else None
+    pattern = any_of(texts) if texts else None
     others = {(type(v) is bool, v) for v in values if not isinstance(v, str)}
 
     def matches(message: Message) -> bool:
@@ -188,7 +183,7 @@ def _where(path: Sequence[str], wanted: Union[Scalar, Sequence[Scalar]]) -> Pred
                 return False
             value = value[key]
         if type(value) is str:
-            return pattern is not None and pattern.match(value) is not None
+            return pattern is not None and pattern.fullmatch(value) is not None
         # JSON's true is not its 1, though Python's is.
         return type(value) not in (dict, list) and (type(value) is bool, value) in others
 
