@@ -1,0 +1,39 @@
+# `make test` is all there is to know; the other targets are its parts.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: test lint perl unit matrix bench clean
+
+test: lint perl unit matrix
+
+$(BIN)/pytest: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(BIN)/pytest
+
+lint: $(BIN)/pytest
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/vermin --quiet --no-tips --eval-annotations -t=3.9- wafermon
+	$(BIN)/vermin --quiet --no-tips -t=3.6- wafermon/client.py
+
+# Perl's own tests; pytest runs the SDK against a real sidecar besides.
+perl:
+	@if command -v perl >/dev/null && command -v prove >/dev/null; then cd perl && prove -l t; \
+	elif [ "$$CI" = true ]; then echo "perl is missing, and this is CI" >&2; exit 1; \
+	else echo "skipped: the Perl SDK's tests, as there is no perl here"; fi
+
+unit: $(BIN)/pytest
+	$(BIN)/pytest
+
+# The wheel, installed, on every interpreter from 3.9 on that can be found.
+matrix: $(BIN)/pytest
+	$(BIN)/python tests/matrix.py
+
+bench: $(BIN)/pytest
+	$(BIN)/python -m bench all --write
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

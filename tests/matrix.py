@@ -1,0 +1,99 @@
+"""Build the wheel and run the tests against it, installed, on every interpreter there is.
+
+    python3 tests/matrix.py [3.9 3.12 ...]
+
+The tests are copied away from the source tree, so that nothing but the wheel can be imported.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
+#: What tests read besides the package.
+BESIDE = ("tests", "examples", "perl", "bench", "docs", "README.md", "pyproject.toml", "CHANGELOG.md")
+PACKAGES = ("pytest", "pytest-timeout", "hypothesis", "prometheus-client", "pyyaml")
+
+
+def find(version: str) -> str | None:
+    """An interpreter of a version: on the PATH, or beside it where pyenv keeps them."""
+    found = shutil.which(f"python{version}")
+    if found and works(found, version):
+        return found
+    versions = pathlib.Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
+    for folder in sorted(versions.glob(f"{version}.*"), reverse=True):
+        if works(str(folder / "bin" / "python3"), version):
+            return str(folder / "bin" / "python3")
+    return None
+
+
+def works(python: str, version: str) -> bool:
+    """Whether it runs and is what its name says."""
+    code = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
+    try:
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    except OSError:
+        return False
+    return done.stdout.strip() == version
+
+
+def build(folder: pathlib.Path) -> pathlib.Path:
+    """The wheel; it must depend on nothing."""
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(n for n in names if n.endswith("/METADATA"))).decode()
+    required = [ln for ln in metadata.splitlines() if ln.startswith("Requires-Dist") and "extra" not in ln]
+    if required or not any(name.endswith("py.typed") for name in names):
+        sys.exit(f"the wheel is not as it should be: {required or 'py.typed is missing'}")
+    return wheel
+
+
+def run(version: str, python: str, wheel: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Test with one interpreter."""
+    print(f"== Python {version}: {python}", flush=True)
+    venv, copy = folder / f"venv-{version}", folder / f"copy-{version}"
+    subprocess.run([python, "-m", "venv", str(venv)], check=True)
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, str(wheel), *PACKAGES], check=True)
+    copy.mkdir()
+    for name in BESIDE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif source.exists():
+            shutil.copy(source, copy / name)
+    environment = {**os.environ, "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+    environment.pop("PYTHONPATH", None)
+    command = [str(venv / "bin" / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    return subprocess.run(command, cwd=copy, env=environment, check=False).returncode == 0
+
+
+def main() -> int:
+    """All versions asked for, or all there are."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        wheel = build(folder)
+        failed = []
+        for version in sys.argv[1:] or VERSIONS:
+            python = find(version)
+            if python is None:
+                print(f"== Python {version}: skipped, there is none here", flush=True)
+            elif not run(version, python, wheel, folder):
+                failed.append(version)
+    if failed:
+        print(f"failed with Python {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
