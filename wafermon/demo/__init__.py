@@ -1,0 +1,1 @@
+"""What `wafermon demo` shows: a tester's datalogs, and the crew of services that take them in."""
