@@ -742,7 +742,7 @@ class Client:
         """The W3C trace context for a child process: of the span around the call, else the one that
         this process was given, else an empty text, which every reader ignores.
 
-        >>> subprocess.run(["load"], env=dict(os.environ, TRACEPARENT=client.traceparent()))
+        >>> env = dict(os.environ, TRACEPARENT=client.traceparent())  # for subprocess.run
         """
         span = _innermost()
         if span is not None:

@@ -1,0 +1,1 @@
+"""What belongs to other packages and protocols; nothing here is needed by the rest."""

@@ -63,20 +63,16 @@ class Door:
         self.server = server
         self.listen = listen
         self.sock = listen.address.bind()
+        #: Where it listens, with the port that the system chose.
+        self.address = str(listen.address)
+        if isinstance(listen.address, TcpAddress):
+            self.address = str(TcpAddress(listen.address.host, self.sock.getsockname()[1]))
         self.connections: Dict[Connection, None] = {}
         self.watch = Watch(
             server.loop, read_timeout=listen.read_timeout, idle_timeout=listen.idle_timeout
         )
         self._accepting = False
         self._warned = False
-
-    @property
-    def address(self) -> str:
-        """Where it listens, with the port that the system chose."""
-        address = self.listen.address
-        if isinstance(address, TcpAddress):
-            return str(TcpAddress(address.host, self.sock.getsockname()[1]))
-        return str(address)
 
     def open(self) -> None:
         """Accept connections."""

@@ -1,0 +1,83 @@
+"""The command line: one file a command, each with `arguments`, `run` and an `EPILOG`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Optional, Sequence
+
+from wafermon.cli import demo, query, run, send, tail, validate, version
+
+COMMANDS = {
+    "run": run,
+    "demo": demo,
+    "validate": validate,
+    "send": send,
+    "query": query,
+    "tail": tail,
+    "version": version,
+}
+
+EPILOG = """\
+examples:
+  wafermon demo                       see it at work, with four little services
+  wafermon run                        the sidecar, with no config at all
+  wafermon send event --src etl level=info msg="lot L1 loaded"
+  wafermon query --since 10m          what has arrived
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="wafermon",
+        description="A monitoring sidecar: scripts send it line-delimited JSON, it does the rest.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        about = (module.__doc__ or "").split("\n")[0]
+        command = commands.add_parser(
+            name,
+            help=about,
+            description=f"{about[:1].upper()}{about[1:]}.",
+            epilog=module.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.arguments(command)
+        command.set_defaults(run=module.run)
+    return top
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments: without the program's name; `sys.argv` by default.
+
+    Returns:
+        The exit status: 0, 1 for a failure, 2 for a wrong use, 78 for a bad configuration.
+    """
+    top = parser()
+    options, rest = top.parse_known_args(arguments)
+    if options.command is None:
+        top.print_help()
+        return 2
+    if rest:
+        _take_rest(top, options, rest)
+    status: int = options.run(options)
+    return status
+
+
+def _take_rest(
+    top: argparse.ArgumentParser, options: argparse.Namespace, rest: Sequence[str]
+) -> None:
+    """Words behind an option: argparse gives up on them, `send` lets KEY=VALUE stand anywhere."""
+    if not hasattr(options, "pairs") or any(word.startswith("-") for word in rest):
+        top.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.pairs = [*options.pairs, *rest]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

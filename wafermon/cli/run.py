@@ -1,0 +1,180 @@
+"""run the sidecar
+
+The command owns the process, so it may do what the library never does: take the signals, and
+collect garbage on a timer in place of Python's automatic passes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+from typing import Any, Dict, Optional
+
+from wafermon.errors import ConfigError
+from wafermon.sidecar import Config, Sidecar, find_config, parse
+from wafermon.sidecar.formats import read_document
+
+EX_CONFIG = 78
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+EPILOG = """\
+With no config it listens on TCP 127.0.0.1:17000 and on a Unix socket in the data folder, answers
+/health and /metrics on 127.0.0.1:17001, and keeps everything in ./wafermon-data/.
+
+The config is the first of: --config, CONFIG_FILE, WAFERMON_CONFIG,
+/etc/wafermon/wafermon.yaml, .toml, .json.
+
+SIGTERM or SIGINT: take what has arrived, deliver everything, end. A second one: end now.
+
+exit status: 0 all delivered, 1 failed to start or something was given up, 78 bad config
+
+examples:
+  wafermon run
+  wafermon run --config wafermon.yaml
+  wafermon run --data /var/lib/wafermon --tcp 127.0.0.1:0 --ready-file /run/wafermon/ready
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """What may be said instead of, or on top of, a config file."""
+    parser.add_argument("--config", metavar="FILE", help="config in JSON, TOML or YAML")
+    parser.add_argument("--data", metavar="DIR", help="data folder (default ./wafermon-data)")
+    parser.add_argument(
+        "--tcp", metavar="HOST:PORT", type=host_and_port, help="default 127.0.0.1:17000"
+    )
+    parser.add_argument("--unix", metavar="PATH", help="default sidecar.sock in the data folder")
+    parser.add_argument(
+        "--admin", metavar="HOST:PORT", type=host_and_port, help="default 127.0.0.1:17001"
+    )
+    parser.add_argument(
+        "--ready-file",
+        metavar="PATH",
+        help="written once everything listens, with pid and addresses as JSON; removed at the end",
+    )
+
+
+def host_and_port(text: str) -> tuple[str, int]:
+    """Read `HOST:PORT`, `[HOST]:PORT` or `:PORT`.
+
+    >>> host_and_port("[::1]:0"), host_and_port(":80")
+    (('::1', 0), ('127.0.0.1', 80))
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT such as 127.0.0.1:17000, got {text!r}")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Start, wait for a signal, stop."""
+    logging.basicConfig(stream=sys.stderr, format="wafermon: %(levelname)s: %(message)s")
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put() is safe in a handler
+    for number in _SIGNALS:
+        signal.signal(number, lambda number, frame: signals.put(number))
+    try:
+        config = configure(options)
+        sidecar = Sidecar(config)
+        sidecar.start()
+    except ConfigError as error:
+        for fault in error.faults:
+            print(f"wafermon: {fault}", file=sys.stderr)
+        return EX_CONFIG
+    except OSError as error:
+        print(f"wafermon: {error.strerror or error}", file=sys.stderr)
+        return 1
+    try:
+        return _serve(sidecar, signals, options.ready_file)
+    except OSError as error:
+        print(f"wafermon: {error}", file=sys.stderr)
+        sidecar.stop(config.sidecar.shutdown_timeout)
+        return 1
+
+
+def configure(options: argparse.Namespace) -> Config:
+    """The config file, if there is one, with the options on top.
+
+    Raises:
+        ConfigError: with every fault.
+    """
+    path = find_config(options.config, os.environ)
+    document: Any = {} if path is None else read_document(path)
+    if isinstance(document, dict):
+        if options.data is not None:
+            _put(document, "data_dir", options.data)
+        if options.tcp is not None:
+            _put(document, "tcp", {"host": options.tcp[0], "port": options.tcp[1]})
+        if options.unix is not None:
+            _put(document, "unix", {"path": options.unix})
+        if options.admin is not None:
+            _put(document, "health", {"host": options.admin[0], "metrics_port": options.admin[1]})
+    return parse(document)
+
+
+def _put(document: Dict[str, Any], key: str, value: Any) -> None:
+    """Set a key of the section `sidecar`; what is no section is left for the loader to tell."""
+    sidecar = document.get("sidecar")
+    if sidecar is None:
+        sidecar = document["sidecar"] = {}
+    if not isinstance(sidecar, dict):
+        return
+    if isinstance(value, dict) and isinstance(sidecar.get(key), dict):
+        sidecar[key].update(value)
+    else:
+        sidecar[key] = value
+
+
+def _serve(sidecar: Sidecar, signals: queue.SimpleQueue[int], ready_file: Optional[str]) -> int:
+    addresses = sidecar.addresses()
+    if ready_file is not None:
+        _write_ready(ready_file, addresses)
+    print(
+        "wafermon: listening on tcp {tcp} and unix {unix}, admin http://{admin}".format(**addresses),
+        file=sys.stderr,
+    )
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    interval = sidecar.config.sidecar.performance.gc_interval
+    while True:
+        try:
+            number = signals.get(timeout=interval)
+            break
+        except queue.Empty:
+            gc.collect()
+    print(f"wafermon: {signal.Signals(number).name}, stopping", file=sys.stderr)
+    lost = _stop(sidecar, signals)
+    if ready_file is not None:
+        os.unlink(ready_file)
+    if lost:
+        print(f"wafermon: {lost} messages could not be delivered and are lost", file=sys.stderr)
+    return 1 if lost else 0
+
+
+def _stop(sidecar: Sidecar, signals: queue.SimpleQueue[int]) -> int:
+    """Stop on a thread of its own, so that a second signal can cut it short."""
+    lost = [0]
+
+    def stop() -> None:
+        lost[0] = sidecar.stop(sidecar.config.sidecar.shutdown_timeout)
+        signals.put(0)
+
+    threading.Thread(target=stop, name="stop").start()
+    while signals.get():
+        print("wafermon: a second signal, stopping now", file=sys.stderr)
+        sidecar.abort()
+    return lost[0]
+
+
+def _write_ready(path: str, addresses: Dict[str, str]) -> None:
+    temporary = f"{path}.{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump({"pid": os.getpid(), **addresses}, file)
+        file.write("\n")
+    os.rename(temporary, path)

@@ -1,0 +1,109 @@
+"""send one message from a shell script"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import Any, Dict
+
+from wafermon.client import Client
+from wafermon.message import ROUTED_TYPES
+
+EPILOG = """\
+KEY=VALUE makes the message's data: a VALUE that is JSON (a number, true, {...}) is taken as such,
+anything else as text; KEY=:TEXT is always text. A dotted key goes deeper: ctx.lot=L1.
+
+Where the sidecar is: MONITORING_UNIX_SOCKET, else MONITORING_TCP_HOST and MONITORING_TCP_PORT, else
+127.0.0.1:17000; or --tcp, --unix. With TRACEPARENT set, the message belongs to that trace.
+
+exit status: 0 handed over, 1 the sidecar could not be reached, 2 wrong use
+
+examples:
+  wafermon send event --src etl level=info msg="lot loaded" ctx.lot=L1
+  wafermon send metric --src etl name=rows value=1200
+  wafermon send progress --src etl job_id=nightly percent=40
+  wafermon send event --src etl --data '{"level":"warn","msg":"slow"}'
+"""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """The type, the source, the data."""
+    parser.add_argument("type", metavar="TYPE", choices=sorted(ROUTED_TYPES), help="message type")
+    parser.add_argument("--src", required=True, help="source: the name of the script")
+    parser.add_argument("--data", metavar="JSON", help="the whole data object")
+    parser.add_argument("--tid", help="trace id")
+    parser.add_argument("--sid", help="span id")
+    parser.add_argument("--pid", help="id of the parent span")
+    parser.add_argument("--tcp", metavar="HOST:PORT", help="sidecar's address")
+    parser.add_argument("--unix", metavar="PATH", help="sidecar's socket")
+    parser.add_argument("--timeout", type=float, default=2.0, help="seconds (default 2)")
+    parser.add_argument("pairs", metavar="KEY=VALUE", nargs="*")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Send it and say so when that was not possible."""
+    try:
+        data = _data(options)
+        client = _client(options)
+    except ValueError as error:
+        print(f"wafermon send: {error}", file=sys.stderr)
+        return 2
+    ids = {name: getattr(options, name) for name in ("tid", "sid", "pid")}
+    client.send(options.type, data, **{name: value for name, value in ids.items() if value})
+    refused = client.refused
+    left = client.close(options.timeout, goodbye=False)
+    if refused:
+        print("wafermon send: not a valid message (over 65,536 bytes, or a span without --tid and "
+              "--sid)", file=sys.stderr)
+        return 2
+    if left:
+        where = options.unix or options.tcp or "the configured address (see --help)"
+        print(f"wafermon send: no sidecar took the message at {where}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _client(options: argparse.Namespace) -> Client:
+    if options.tcp is None:
+        return Client(options.src, unix=options.unix)
+    host, _, port = options.tcp.rpartition(":")
+    if not port.isdigit():
+        raise ValueError(f"expected HOST:PORT such as 127.0.0.1:17000, got {options.tcp!r}")
+    return Client(options.src, host=host.strip("[]") or "127.0.0.1", port=int(port))
+
+
+def _data(options: argparse.Namespace) -> Dict[str, Any]:
+    data: Dict[str, Any] = {}
+    if options.data is not None:
+        try:
+            given = json.loads(options.data)
+        except ValueError as error:
+            raise ValueError(f"--data is not JSON: {error}") from error
+        if not isinstance(given, dict):
+            raise ValueError("--data: expected a JSON object such as '{\"msg\":\"hi\"}'")
+        data = given
+    for pair in options.pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"expected KEY=VALUE, got {pair!r}")
+        _set(data, key.split("."), _value(text))
+    return data
+
+
+def _value(text: str) -> Any:
+    if text.startswith(":"):
+        return text[1:]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _set(data: Dict[str, Any], path: list[str], value: Any) -> None:
+    for key in path[:-1]:
+        inner = data.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise ValueError(f"{'.'.join(path)}: {key} is no object")
+        data = inner
+    data[path[-1]] = value

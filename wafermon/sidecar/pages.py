@@ -1,0 +1,103 @@
+"""The pages of the admin server: health, metrics, and the live stream behind `wafermon tail`."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Callable, Dict, Iterator, Mapping
+
+from wafermon import __version__
+from wafermon.delivery import Pipeline, Tail, View
+from wafermon.flow import Selection
+from wafermon.net import Page, Response
+from wafermon.observe import CONTENT_TYPE, Registry, render
+
+#: How often a silent stream sends an empty line, so that a viewer who left is noticed.
+BEAT_SECONDS = 1.0
+
+
+def health(
+    pipeline: Pipeline, status: Callable[[], str], clock: Callable[[], float] = time.monotonic
+) -> Page:
+    """`/health`: the whole and each backend, with what is wrong in words.
+
+    A backend that is down makes the whole degraded, not down: a restart would not mend it.
+    """
+    began = clock()
+
+    def page(query: Mapping[str, str]) -> Response:
+        backends: Dict[str, object] = {}
+        for name, route in pipeline.routes.items():
+            since = route.failing_since
+            state: Dict[str, object] = {"status": "ok" if since is None else "down"}
+            if since is not None:
+                state.update(error=route.error, failing_for_s=round(clock() - since, 1))
+            backends[name] = {**state, "queued": route.queued}
+        failing = any(route.failing_since is not None for route in pipeline.routes.values())
+        whole = status()
+        return Response.json(
+            {
+                "status": "degraded" if whole == "ok" and failing else whole,
+                "version": __version__,
+                "uptime_s": round(clock() - began, 1),
+                "backends": backends,
+            },
+            503 if whole == "down" else 200,
+        )
+
+    return page
+
+
+def metrics(registry: Registry) -> Page:
+    """`/metrics`: the text format of Prometheus."""
+    return lambda query: Response(render(registry), CONTENT_TYPE)
+
+
+class _Stream:
+    """Lines as they pass, until the viewer leaves or the sidecar stops."""
+
+    def __init__(self, tail: Tail, view: View, selection: Selection) -> None:
+        self._tail = tail
+        self._view = view
+        self._selection = selection
+
+    def __iter__(self) -> Iterator[bytes]:
+        while not self._tail.closed:
+            batch = self._view.next(BEAT_SECONDS)
+            if self._view.missed:
+                missed, self._view.missed = self._view.missed, 0
+                yield json.dumps({"missed": missed}).encode("ascii") + b"\n"
+            yield self._selection.select(batch).raw if batch else b"\n"
+
+    def close(self) -> None:
+        """The viewer has left."""
+        self._view.close()
+
+
+def stream(tail: Tail) -> Page:
+    """`/tail`: JSON lines as they pass, by `?src=&type=&level=&tid=&text=&since_ms=&until_ms=`;
+    `src` and `type` may name several, with commas."""
+
+    def page(query: Mapping[str, str]) -> Response:
+        try:
+            selection = Selection(
+                src=_several(query.get("src")),
+                types=_several(query.get("type")),
+                level=query.get("level"),
+                tid=query.get("tid"),
+                text=query.get("text"),
+                since_ms=int(query["since_ms"]) if "since_ms" in query else None,
+                until_ms=int(query["until_ms"]) if "until_ms" in query else None,
+            )
+        except ValueError as error:
+            return Response(f"{error}\n".encode(), status=400)
+        view = tail.view()
+        if view is None:
+            return Response(b"too many look already, try again later\n", status=503)
+        return Response(_Stream(tail, view, selection), "application/x-ndjson")
+
+    return page
+
+
+def _several(text: object) -> tuple[str, ...]:
+    return tuple(filter(None, str(text or "").split(",")))
