@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import wafermon
-from conftest import ROOT
+from support import ROOT
 
 #: Their examples talk to a sidecar, or change the logging of the process.
 IN_A_PROCESS = {"wafermon.client", "wafermon.contrib.logging"}

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from conftest import eventually
+from support import eventually
 from wafermon.delivery import Backend, BatchQueue, Retry, Route, Slots
 from wafermon.errors import PermanentError, RetryableError
 from wafermon.message import Batch

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from conftest import eventually
+from support import eventually
 from wafermon.message import Reason
 from wafermon.net import EventLoop, Listen, Server, TcpAddress, UnixAddress
 from wafermon.testing import frames
@@ -213,7 +213,7 @@ def test_idle_connections_are_closed_where_that_is_asked_for(tmp_path):
     with Host(tmp_path, idle_timeout=0.15) as host, host.connect() as sock:
         sock.sendall(b"".join(frames(1)))
         assert sock.recv(1) == b""
-        assert host.server.ended["idle_timeout"] == 1
+        eventually(lambda: host.server.ended["idle_timeout"] == 1)
 
 
 def test_at_the_limit_connections_wait_and_lose_nothing(tmp_path):

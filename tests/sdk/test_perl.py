@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from conftest import ROOT, eventually
+from support import ROOT, eventually
 from wafermon.backends import Store
 from wafermon.flow import Selection
 
