@@ -36,8 +36,10 @@ def main(data=None):
         lines.append(f"trace {tid}")
         for depth, node in correlator.trace(tid).walk():
             name, took = node.span.name, node.span.duration_ms
-            marks = " (its parent is missing)" * node.orphan + " ERROR" * (node.span.status == "error")
-            lines.append(f"{'  ' * depth}- {name}: {'open' if took is None else f'{took} ms'}{marks}")
+            lost = " (its parent is missing)" if node.orphan else ""
+            error = " ERROR" if node.span.status == "error" else ""
+            shown = "open" if took is None else f"{took} ms"
+            lines.append(f"{'  ' * depth}- {name}: {shown}{lost}{error}")
     print("\n".join(lines))
     return lines
 

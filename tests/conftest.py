@@ -1,7 +1,6 @@
 """Fixtures that all tests share."""
 
 import pytest
-
 from support import SidecarProcess
 
 

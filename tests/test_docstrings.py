@@ -9,9 +9,9 @@ import subprocess
 import sys
 
 import pytest
+from support import ROOT
 
 import wafermon
-from support import ROOT
 
 #: Their examples talk to a sidecar, or change the logging of the process.
 IN_A_PROCESS = {"wafermon.client", "wafermon.contrib.logging"}

@@ -5,7 +5,8 @@ A bad line is a `Reject` value and a full queue a return value: neither is an ex
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 
 class WafermonError(Exception):
@@ -16,7 +17,7 @@ class ConfigError(WafermonError):
     """A configuration that cannot be used; carries every fault at once.
 
     Args:
-        faults: one text a fault, each beginning with its path in the file (`sidecar.tcp.port: ...`).
+        faults: one text a fault, each begins with its path in the file (`sidecar.tcp.port: ...`).
     """
 
     def __init__(self, faults: Sequence[str]) -> None:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import enum
 import json
 import re
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional
 
-Message = Dict[str, Any]
+Message = dict[str, Any]
 
 VERSION = 1
 MAX_FRAME_BYTES = 65_536
@@ -103,7 +104,7 @@ def check(message: object) -> Optional[Reason]:
     if "q" in message and not is_integer(message["q"], 1):
         return Reason.BAD_FIELD
     known = kind in ROUTED_TYPES or kind == HELLO
-    if type(get("data")) is not dict and ("data" in message or known and kind not in BARE_TYPES):
+    if type(get("data")) is not dict and ("data" in message or (known and kind not in BARE_TYPES)):
         return Reason.BAD_FIELD
     return None if known else Reason.UNKNOWN_TYPE
 
@@ -150,18 +151,18 @@ class Batch:
     def __init__(
         self,
         raw: bytes = b"",
-        messages: Optional[List[Message]] = None,
+        messages: Optional[list[Message]] = None,
         rejects: Sequence[Reject] = (),
         received_ms: int = 0,
         hellos: int = 0,
-        sources: Optional[Dict[str, int]] = None,
+        sources: Optional[dict[str, int]] = None,
     ) -> None:
         self.raw = raw
         self.rejects = rejects
         self.received_ms = received_ms
         self.hellos = hellos
         self._messages = messages
-        self._lines: Optional[List[bytes]] = None
+        self._lines: Optional[list[bytes]] = None
         self._parts: Sequence[Batch] = ()
         self._sources = sources
         self._count = raw.count(b"\n") if messages is None else len(messages)
@@ -173,7 +174,7 @@ class Batch:
         return f"<Batch of {self._count} messages, {len(self.raw)} bytes>"
 
     @property
-    def messages(self) -> List[Message]:
+    def messages(self) -> list[Message]:
         """The decoded messages, in order."""
         if self._messages is None:
             # Each line is known to be one object, so commas between them are exact here.
@@ -182,18 +183,18 @@ class Batch:
         return self._messages
 
     @property
-    def lines(self) -> List[bytes]:
+    def lines(self) -> list[bytes]:
         """The raw lines without their `\\n`, in order."""
         if self._lines is None:
             self._lines = self.raw.split(b"\n")[:-1]
         return self._lines
 
     @property
-    def sources(self) -> Dict[str, int]:
+    def sources(self) -> dict[str, int]:
         """How many messages each source has in here."""
         if self._sources is None:
             sources = [message["src"] for message in self.messages]
-            counts: Dict[str, int] = {}
+            counts: dict[str, int] = {}
             if sources and sources.count(sources[0]) == len(sources):
                 counts[sources[0]] = len(sources)  # the usual case: one script, one connection
             else:
@@ -210,17 +211,17 @@ class Batch:
         raw = b"\n".join([lines[i] for i in indexes]) + b"\n" if indexes else b""
         return Batch(raw, [messages[i] for i in indexes], received_ms=self.received_ms)
 
-    def by_source(self) -> Dict[str, Batch]:
+    def by_source(self) -> dict[str, Batch]:
         """One batch a source; a batch of a single source is itself, at no cost."""
         if len(self.sources) == 1:
-            return {source: self for source in self.sources}
+            return dict.fromkeys(self.sources, self)
         if self._parts:  # each mostly of one source, so that nothing need be decoded
-            found: Dict[str, List[Batch]] = {source: [] for source in self.sources}
+            found: dict[str, list[Batch]] = {source: [] for source in self.sources}
             for joined in self._parts:
                 for source, part in joined.by_source().items():
                     found[source].append(part)
             return {source: Batch.join(batches) for source, batches in found.items()}
-        indexes: Dict[str, List[int]] = {source: [] for source in self.sources}
+        indexes: dict[str, list[int]] = {source: [] for source in self.sources}
         for index, message in enumerate(self.messages):
             indexes[message["src"]].append(index)
         parts = {}
@@ -238,7 +239,7 @@ class Batch:
         """Several packed batches as one, in order; it has the time of the first."""
         if len(batches) == 1:
             return batches[0]
-        sources: Dict[str, int] = {}
+        sources: dict[str, int] = {}
         for batch in batches:
             for source, count in batch.sources.items():
                 sources[source] = sources.get(source, 0) + count
@@ -247,7 +248,7 @@ class Batch:
         whole._parts = batches
         return whole
 
-    def halves(self) -> List[Batch]:
+    def halves(self) -> list[Batch]:
         """The batch as two, to find a guilty line; a batch of one cannot be split."""
         middle = self._count // 2
         lines = self.lines

@@ -10,7 +10,8 @@ import json
 import os
 import pathlib
 import unittest
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from wafermon.delivery.backend import Backend
 from wafermon.errors import BackendError
@@ -36,7 +37,7 @@ def frame(number: int = 1, src: str = "test", type: str = "event", **fields: Any
     return json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
-def frames(count: int, src: str = "test", first: int = 1, **fields: Any) -> List[bytes]:
+def frames(count: int, src: str = "test", first: int = 1, **fields: Any) -> list[bytes]:
     """Make frames numbered from `first`; the other arguments are those of `frame`.
 
     >>> [json.loads(line)["ts"] % 10 for line in frames(3)]
@@ -110,7 +111,7 @@ class BackendContract:
         """Make a backend that is not open yet; called again, one with the same sink."""
         raise NotImplementedError
 
-    def read(self, tmp_path: pathlib.Path) -> Optional[List[bytes]]:
+    def read(self, tmp_path: pathlib.Path) -> Optional[list[bytes]]:
         """Read the lines that have arrived, oldest first, without their `\\n`; None: unreadable."""
         raise NotImplementedError
 
@@ -260,7 +261,7 @@ class BackendContract:
         else:
             raise AssertionError("a write that cannot succeed raised nothing")
 
-    def _same(self, got: Optional[List[bytes]], sent: Sequence[bytes]) -> None:
+    def _same(self, got: Optional[list[bytes]], sent: Sequence[bytes]) -> None:
         if got is None:
             return
         want = [line[:-1] for line in sent]
@@ -272,7 +273,7 @@ class BackendContract:
             for source in left:
                 self._equal(left[source], right[source])
 
-    def _equal(self, got: List[bytes], want: List[bytes]) -> None:
+    def _equal(self, got: list[bytes], want: list[bytes]) -> None:
         self._check(len(got) == len(want), f"{len(got)} lines arrived, {len(want)} were written")
         for number, (one, other) in enumerate(zip(got, want)):
             same = one == other if self.exact else json.loads(one) == json.loads(other)
@@ -284,8 +285,8 @@ class BackendContract:
             raise AssertionError(otherwise)
 
 
-def _by_source(lines: Sequence[bytes]) -> Dict[str, List[bytes]]:
-    sources: Dict[str, List[bytes]] = {}
+def _by_source(lines: Sequence[bytes]) -> dict[str, list[bytes]]:
+    sources: dict[str, list[bytes]] = {}
     for line in lines:
         sources.setdefault(json.loads(line)["src"], []).append(line)
     return sources

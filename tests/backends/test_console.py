@@ -15,7 +15,7 @@ from wafermon.testing import BackendContract, batch, frames
 
 class TestContract(BackendContract):
     def make(self, tmp_path):
-        stream = open(tmp_path / "out", "ab")  # noqa: SIM115 - closed in read
+        stream = open(tmp_path / "out", "ab")
         self.streams = [*getattr(self, "streams", []), stream]
         return ConsoleBackend(stream)
 
@@ -75,7 +75,7 @@ def test_a_compressing_file_compresses(tmp_path):
 
 
 def test_a_closed_stream_is_retryable(tmp_path):
-    for stream in (io.BytesIO(), open(tmp_path / "out", "wb")):  # noqa: SIM115
+    for stream in (io.BytesIO(), open(tmp_path / "out", "wb")):
         stream.close()
         with pytest.raises(RetryableError, match="closed"):
             ConsoleBackend(stream).write(batch(frames(1)))

@@ -3,8 +3,8 @@
 import threading
 
 import pytest
-
 from support import eventually
+
 from wafermon.delivery import Backend, BatchQueue, Retry, Route, Slots
 from wafermon.errors import PermanentError, RetryableError
 from wafermon.message import Batch

@@ -4,6 +4,7 @@ import http.client
 import socket
 
 import pytest
+from support import eventually
 
 from wafermon.net import AdminServer, Response
 
@@ -76,7 +77,6 @@ def test_an_endless_answer_ends_with_its_reader(admin):
     with socket.create_connection(admin.address.split(":")) as sock:
         sock.sendall(b"GET /endless HTTP/1.0\r\n\r\n")
         assert sock.recv(100)
-    from support import eventually
 
     eventually(lambda: Endless.closed == before + 1)
     assert ask(admin, "HEAD", "/endless") == (200, b"")

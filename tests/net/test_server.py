@@ -9,8 +9,8 @@ import sys
 import threading
 
 import pytest
-
 from support import eventually
+
 from wafermon.message import Reason
 from wafermon.net import EventLoop, Listen, Server, TcpAddress, UnixAddress
 from wafermon.testing import frames

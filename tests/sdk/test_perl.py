@@ -6,8 +6,8 @@ import shutil
 import subprocess
 
 import pytest
-
 from support import ROOT, eventually
+
 from wafermon.backends import Store
 from wafermon.flow import Selection
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-
 from support import ROOT, eventually
+
 from wafermon.backends import Store
 from wafermon.backends.store_schema import StoreError
 from wafermon.flow import Selection

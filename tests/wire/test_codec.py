@@ -147,7 +147,7 @@ def test_accepted_is_what_check_accepts(values):
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_parsed_or_rejected(data):
-    messages, raw, rejects = feed([data])
+    messages, _, rejects = feed([data])
     skipped = [line for line in data.split(b"\n") if line in (b"", b"\r")]
     assert len(messages) + len(rejects) + len(skipped) == data.count(b"\n") + 1
 

@@ -174,7 +174,7 @@ def _open(path: str) -> int:
 
 def _is_torn(line: bytes) -> bool:
     text = line.rstrip(b"\0")
-    if len(text) > MAX_FRAME_BYTES or text and not text.startswith(b"{"):
+    if len(text) > MAX_FRAME_BYTES or (text and not text.startswith(b"{")):
         return False
     try:
         json.loads(text.decode("utf-8"))

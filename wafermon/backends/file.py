@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from collections import OrderedDict, deque
-from typing import Callable, Deque, List, Optional, Union
+from typing import Callable, Optional, Union
 
 from wafermon.backends.append import AppendFile
 from wafermon.backends.paths import Part, PathTemplate
@@ -110,7 +110,7 @@ class FileBackend(Backend):
         # The batch being written and what of it is still to do. It outlives a failed write, so
         # that no file gets its lines twice.
         self._batch: Optional[Batch] = None
-        self._parts: Deque[Part] = deque()
+        self._parts: deque[Part] = deque()
         self.rotations = 0
         self.rotation_errors = 0
         self.sync_errors = 0
@@ -255,7 +255,7 @@ class FileBackend(Backend):
         if failure is not None:
             raise failure
 
-    def _close_files(self, paths: List[str]) -> None:
+    def _close_files(self, paths: list[str]) -> None:
         failure = None
         for path in paths:
             file = self._files[path]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import Deque, List
 
 from wafermon.delivery.backend import Backend
 from wafermon.message import Batch, Message
@@ -39,7 +38,7 @@ class MemoryBackend(Backend):
         self._max = max_messages
         self._changed = threading.Condition()
         # Packed, so that a message costs its line; the first `_skipped` lines have fallen out.
-        self._batches: Deque[Batch] = deque()
+        self._batches: deque[Batch] = deque()
         self._skipped = 0
         self.written = 0
         self.evicted = 0
@@ -59,14 +58,14 @@ class MemoryBackend(Backend):
             self._changed.notify_all()
 
     @property
-    def lines(self) -> List[bytes]:
+    def lines(self) -> list[bytes]:
         """The raw lines without their `\\n`, oldest first."""
         with self._changed:
             raw = b"".join([batch.raw for batch in self._batches])
             return raw.split(b"\n")[self._skipped : -1]
 
     @property
-    def messages(self) -> List[Message]:
+    def messages(self) -> list[Message]:
         """The messages, oldest first, decoded anew at each call."""
         lines = self.lines
         return Batch(b"\n".join(lines) + b"\n").messages if lines else []

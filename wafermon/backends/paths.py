@@ -7,7 +7,7 @@ import os
 import re
 import socket
 import time
-from typing import Dict, List, NamedTuple, Optional, Union
+from typing import NamedTuple, Optional, Union
 
 from wafermon.message import ROUTED_TYPES, Batch
 
@@ -131,7 +131,7 @@ class PathTemplate:
             pid=os.getpid(),
         )
 
-    def split(self, batch: Batch) -> List[Part]:
+    def split(self, batch: Batch) -> list[Part]:
         """Divide a batch by file, in order within each.
 
         Cost: nothing for a path that names neither `{src}` nor `{type}`, or a batch that has one
@@ -149,8 +149,8 @@ class PathTemplate:
         ]
 
 
-def _by_type(batch: Batch) -> Dict[str, Batch]:
-    indexes: Dict[str, List[int]] = {}
+def _by_type(batch: Batch) -> dict[str, Batch]:
+    indexes: dict[str, list[int]] = {}
     for index, message in enumerate(batch.messages):
         indexes.setdefault(message["type"], []).append(index)
     return {kind: batch.select(chosen) for kind, chosen in indexes.items()}

@@ -15,11 +15,11 @@ import re
 import shutil
 import stat
 import time
-from typing import Dict, List, Optional, Set, Tuple
+from typing import Optional
 
 from wafermon.backends.append import sync_folder
 
-_Key = Tuple[str, int]
+_Key = tuple[str, int]
 
 _GZIP_LEVEL = 6
 _GZIP_CHUNK = 1 << 20
@@ -133,14 +133,14 @@ class _Names:
         self._root, self._extension = os.path.splitext(path)
         if self._extension == ".gz":  # would look like a compressed one
             self._root, self._extension = path, ""
-        self.found: Dict[_Key, Set[str]] = {}
-        self.unfinished: List[str] = []
+        self.found: dict[_Key, set[str]] = {}
+        self.unfinished: list[str] = []
 
     def name(self, key: _Key) -> str:
         stamp, number = key
         return f"{self._root}@{stamp}{f'_{number}' if number else ''}{self._extension}"
 
-    def scan(self) -> Dict[_Key, Set[str]]:
+    def scan(self) -> dict[_Key, set[str]]:
         """Look for them: time and number of each, with the suffixes it exists under."""
         folder, root = os.path.split(self._root)
         pattern = re.compile(

@@ -15,7 +15,7 @@ import queue
 import signal
 import sys
 import threading
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 from wafermon.errors import ConfigError
 from wafermon.sidecar import Config, Sidecar, find_config, parse
@@ -68,7 +68,9 @@ def host_and_port(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65_535:
-        raise argparse.ArgumentTypeError(f"expected HOST:PORT such as 127.0.0.1:17000, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"expected HOST:PORT such as 127.0.0.1:17000, got {text!r}"
+        )
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
@@ -117,7 +119,7 @@ def configure(options: argparse.Namespace) -> Config:
     return parse(document)
 
 
-def _put(document: Dict[str, Any], key: str, value: Any) -> None:
+def _put(document: dict[str, Any], key: str, value: Any) -> None:
     """Set a key of the section `sidecar`; what is no section is left for the loader to tell."""
     sidecar = document.get("sidecar")
     if sidecar is None:
@@ -134,10 +136,8 @@ def _serve(sidecar: Sidecar, signals: queue.SimpleQueue[int], ready_file: Option
     addresses = sidecar.addresses()
     if ready_file is not None:
         _write_ready(ready_file, addresses)
-    print(
-        "wafermon: listening on tcp {tcp} and unix {unix}, admin http://{admin}".format(**addresses),
-        file=sys.stderr,
-    )
+    said = "wafermon: listening on tcp {tcp} and unix {unix}, admin http://{admin}"
+    print(said.format(**addresses), file=sys.stderr)
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -172,7 +172,7 @@ def _stop(sidecar: Sidecar, signals: queue.SimpleQueue[int]) -> int:
     return lost[0]
 
 
-def _write_ready(path: str, addresses: Dict[str, str]) -> None:
+def _write_ready(path: str, addresses: dict[str, str]) -> None:
     temporary = f"{path}.{os.getpid()}"
     with open(temporary, "w", encoding="utf-8") as file:
         json.dump({"pid": os.getpid(), **addresses}, file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any, Dict
+from typing import Any
 
 from wafermon.client import Client
 from wafermon.message import ROUTED_TYPES
@@ -73,8 +73,8 @@ def _client(options: argparse.Namespace) -> Client:
     return Client(options.src, host=host.strip("[]") or "127.0.0.1", port=int(port))
 
 
-def _data(options: argparse.Namespace) -> Dict[str, Any]:
-    data: Dict[str, Any] = {}
+def _data(options: argparse.Namespace) -> dict[str, Any]:
+    data: dict[str, Any] = {}
     if options.data is not None:
         try:
             given = json.loads(options.data)
@@ -100,7 +100,7 @@ def _value(text: str) -> Any:
         return text
 
 
-def _set(data: Dict[str, Any], path: list[str], value: Any) -> None:
+def _set(data: dict[str, Any], path: list[str], value: Any) -> None:
     for key in path[:-1]:
         inner = data.setdefault(key, {})
         if not isinstance(inner, dict):

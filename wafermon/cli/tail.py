@@ -8,7 +8,7 @@ import json
 import signal
 import sys
 import urllib.parse
-from typing import Dict, Iterator
+from collections.abc import Iterator
 
 from wafermon.cli.lines import json_of, line_of, style_of
 from wafermon.cli.query import add_selection, selection_of
@@ -66,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _query(options: argparse.Namespace) -> str:
     wanted = selection_of(options)
-    query: Dict[str, str] = {
+    query: dict[str, str] = {
         "src": ",".join(wanted.src),
         "type": ",".join(wanted.types),
         "level": wanted.level or "",

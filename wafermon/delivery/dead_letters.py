@@ -6,7 +6,8 @@ import base64
 import json
 import threading
 import time
-from typing import Callable, Dict, Iterable, List, Optional
+from collections.abc import Iterable
+from typing import Callable, Optional
 
 from wafermon.delivery.route import Route
 from wafermon.message import Batch, Reject
@@ -49,7 +50,7 @@ class DeadLetters:
         self._keep([self._record(reason, line, backend) for line in batch.lines])
 
     def _record(self, reason: str, line: bytes, backend: Optional[str] = None) -> bytes:
-        record: Dict[str, object] = {"time": int(self._clock() * 1000), "reason": reason}
+        record: dict[str, object] = {"time": int(self._clock() * 1000), "reason": reason}
         if backend is not None:
             record["backend"] = backend
         try:
@@ -58,7 +59,7 @@ class DeadLetters:
             record["base64"] = base64.b64encode(line).decode("ascii")
         return json.dumps(record, separators=(",", ":")).encode("ascii")
 
-    def _keep(self, records: List[bytes]) -> None:
+    def _keep(self, records: list[bytes]) -> None:
         raw = b"\n".join(records) + b"\n"
         with self._lock:
             self._route.offer(Batch(raw, sources={SOURCE: len(records)}))

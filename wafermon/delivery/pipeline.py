@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Callable, Dict, Iterable, List, Mapping, Optional, Protocol, Sequence, Tuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Callable, Optional, Protocol
 
 from wafermon.delivery.dead_letters import DeadLetters
 from wafermon.delivery.route import Route
@@ -74,11 +75,11 @@ class Pipeline:
         self._call_soon = call_soon
         self._clock = clock
         #: Feeders that wait, each with the routes and sources that it waits for.
-        self._paused: Dict[Feeder, List[Tuple[Route, Sequence[str]]]] = {}
+        self._paused: dict[Feeder, list[tuple[Route, Sequence[str]]]] = {}
         self._resume_asked = False
         self._max_sources = max_sources
         self.received = CappedCounts(max_sources)
-        self.rejected: Dict[str, int] = {reason.value: 0 for reason in Reason}
+        self.rejected: dict[str, int] = {reason.value: 0 for reason in Reason}
         self.observer_errors = 0
         for route in self.routes.values():
             route.on_done = self._on_done
@@ -179,7 +180,7 @@ class Pipeline:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def buffered(self) -> Dict[str, int]:
+    def buffered(self) -> dict[str, int]:
         """Queued messages by source, all backends together."""
         counts = CappedCounts(self._max_sources)
         for route in self.routes.values():
@@ -187,7 +188,7 @@ class Pipeline:
                 counts.add(source, count)
         return counts
 
-    def collect(self) -> List[Family]:
+    def collect(self) -> list[Family]:
         """Yield the counters of the pipeline, of its router and of its routes."""
         families = [
             family(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import collections
 import threading
 import time
-from typing import Callable, Deque, Dict, Iterable, List, Optional, Tuple
+from collections.abc import Iterable
+from typing import Callable, Optional
 
 from wafermon.message import Batch
 
@@ -60,7 +61,7 @@ class BatchQueue:
         self._flush_seconds = flush_seconds
         self._clock = clock
         self._condition = threading.Condition(threading.Lock())
-        self._waiting: Deque[Tuple[float, Batch]] = collections.deque()
+        self._waiting: collections.deque[tuple[float, Batch]] = collections.deque()
         self._waiting_messages = 0
         self._puts = 0
         self._closed = False
@@ -68,7 +69,7 @@ class BatchQueue:
         self.messages = 0
         self.bytes = 0
         #: Messages in here by source.
-        self.sources: Dict[str, int] = {}
+        self.sources: dict[str, int] = {}
 
     def put(self, batch: Batch) -> bool:
         """Admit a batch.
@@ -117,7 +118,7 @@ class BatchQueue:
                 return
 
     def _pop(self) -> Batch:
-        taken: List[Batch] = []
+        taken: list[Batch] = []
         size = 0
         while self._waiting and (not taken or size + len(self._waiting[0][1].raw) <= WRITE_BYTES):
             batch = self._waiting.popleft()[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Optional
 
 from wafermon.delivery.backend import Backend
 from wafermon.delivery.queue import BatchQueue
@@ -85,7 +85,7 @@ class Route:
         self._ended = threading.Event()
         self._opened = False
         self.offered = self.delivered = self.dead_lettered = self.retries = 0
-        self.dropped: Dict[str, int] = {"queue_full": 0, "shutdown": 0}
+        self.dropped: dict[str, int] = {"queue_full": 0, "shutdown": 0}
         self.latency = Histogram()
         #: What the backend last failed with, and since when it fails; None while it works.
         self.error: Optional[str] = None
@@ -160,7 +160,7 @@ class Route:
 
     def _idle(self) -> Optional[float]:
         """Let the backend open itself, or do what is due; tell when to come back."""
-        due: List[Optional[float]] = [None]
+        due: list[Optional[float]] = [None]
 
         def attend() -> None:
             self._open()
@@ -191,9 +191,11 @@ class Route:
             error = self._attempt(batch)
             if error is None:
                 self.delivered += len(batch)
-                return self._done(batch)
+                self._done(batch)
+                return
             if isinstance(error, PermanentError):
-                return self._refused(batch, error)
+                self._refused(batch, error)
+                return
             failures += 1
             self.retries += 1
             self._failed(error)
@@ -248,7 +250,7 @@ class Route:
         else:
             self._stopping.wait(seconds)
 
-    def collect(self) -> List[Family]:
+    def collect(self) -> list[Family]:
         """Yield the counters of this route."""
         label = (("backend", self.name),)
         return [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Callable, Dict
+from typing import Callable
 
 #: A write that takes longer hangs, and gives its slot away: one dead backend never stalls another.
 LENT_AFTER_SECONDS = 1.0
@@ -29,7 +29,7 @@ class Slots:
         self._count = count
         self._clock = clock
         self._condition = threading.Condition(threading.Lock())
-        self._since: Dict[int, float] = {}
+        self._since: dict[int, float] = {}
 
     @property
     def busy(self) -> int:

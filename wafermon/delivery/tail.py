@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import List, Optional
+from typing import Optional
 
 from wafermon.delivery.queue import BatchQueue
 from wafermon.message import Batch
@@ -72,7 +72,7 @@ class Tail:
         self._max_viewers = max_viewers
         self._max_messages = max_messages
         self._lock = threading.Lock()
-        self._views: List[View] = []
+        self._views: list[View] = []
         self.closed = False
 
     def observe(self, batch: Batch, now: float) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
-from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
+from collections.abc import Iterator
+from typing import NamedTuple, Optional
 
 from wafermon.message import Batch, Message
 from wafermon.observe import Family, family
@@ -29,7 +30,7 @@ class Node:
     """A span in its tree. `orphan`: it names a parent that is not known."""
 
     span: Span
-    children: List[Node]
+    children: list[Node]
     orphan: bool = False
 
 
@@ -41,11 +42,11 @@ class Trace:
     """
 
     tid: str
-    roots: List[Node]
+    roots: list[Node]
     #: Messages of the trace that belong to no known span.
     loose_messages: int
 
-    def walk(self) -> Iterator[Tuple[int, Node]]:
+    def walk(self) -> Iterator[tuple[int, Node]]:
         """All spans, parents before children, each with its depth."""
         stack = [(0, root) for root in reversed(self.roots)]
         while stack:
@@ -61,8 +62,8 @@ class _Record:
     __slots__ = ("messages", "spans", "touched")
 
     def __init__(self) -> None:
-        self.spans: Dict[str, Span] = {}
-        self.messages: Dict[Optional[str], int] = {}
+        self.spans: dict[str, Span] = {}
+        self.messages: dict[Optional[str], int] = {}
         self.touched = 0.0
 
 
@@ -118,7 +119,7 @@ class Correlator:
         record = self._records.get(tid)
         return None if record is None else _tree(tid, record)
 
-    def tids(self) -> List[str]:
+    def tids(self) -> list[str]:
         """The traces that are remembered, the one touched last at the end."""
         return list(self._records)
 
@@ -162,7 +163,7 @@ class Correlator:
             del self._records[tid]
             self.evicted["ttl"] += 1
 
-    def collect(self) -> List[Family]:
+    def collect(self) -> list[Family]:
         """Yield the bounds that were hit."""
         return [
             family(
@@ -202,7 +203,7 @@ def _tree(tid: str, record: _Record) -> Trace:
         sid: Node(span._replace(messages=record.messages.get(sid, 0)), [])
         for sid, span in record.spans.items()
     }
-    roots: List[Node] = []
+    roots: list[Node] = []
     for node in sorted(nodes.values(), key=lambda node: node.span.start_ms):
         parent = nodes.get(node.span.parent or "")
         if parent is None or _closes_cycle(node, nodes):
@@ -214,7 +215,7 @@ def _tree(tid: str, record: _Record) -> Trace:
     return Trace(tid, roots, loose)
 
 
-def _closes_cycle(node: Node, nodes: Dict[str, Node]) -> bool:
+def _closes_cycle(node: Node, nodes: dict[str, Node]) -> bool:
     """Whether a span is its own ancestor, by way of spans of which none was cut loose yet."""
     seen = set()
     step = nodes.get(node.span.parent or "")

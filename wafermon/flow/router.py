@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Callable, Optional, Union
 
 from wafermon.flow.pattern import any_of, is_pattern
 from wafermon.message import Batch, Message, level_rank
@@ -46,7 +47,7 @@ class _Step:
     """A rule, compiled."""
 
     backend: str
-    filters: Tuple[Predicate, ...]
+    filters: tuple[Predicate, ...]
     sample: float
 
     @property
@@ -80,20 +81,20 @@ class Router:
         patterns = sorted((s for s in entries if is_pattern(s)), key=len, reverse=True)
         self._patterns = [(any_of([s]), entries[s]) for s in patterns]
         self._max_sources = max_sources
-        self._plans: Dict[str, List[_Step]] = {}
+        self._plans: dict[str, list[_Step]] = {}
         #: Messages that no backend got, by reason.
         self.dropped = {NO_ROUTE: 0, FILTERED: 0, SAMPLED: 0}
         #: How often the memory of sources was full.
         self.evictions = 0
 
-    def route(self, batch: Batch) -> List[Tuple[str, Batch]]:
+    def route(self, batch: Batch) -> list[tuple[str, Batch]]:
         """Tell which backend gets which part of a batch.
 
         Returns:
             Pairs of a backend's name and its part; a part that is the whole batch is the batch
             itself. One backend may stand in several pairs, never twice with the same message.
         """
-        routed: List[Tuple[str, Batch]] = []
+        routed: list[tuple[str, Batch]] = []
         for source, part in batch.by_source().items():
             plan = self._plans.get(source)
             if plan is None:
@@ -106,7 +107,7 @@ class Router:
                 self.dropped[NO_ROUTE] += len(part)
         return routed
 
-    def _plan(self, source: str) -> List[_Step]:
+    def _plan(self, source: str) -> list[_Step]:
         """Find the entry of a source, compile its rules and remember them."""
         rules = self._exact.get(source)
         if rules is None:
@@ -117,10 +118,10 @@ class Router:
         self._plans[source] = plan = [_compile(rule) for rule in rules]
         return plan
 
-    def _split(self, plan: Sequence[_Step], batch: Batch) -> List[Tuple[str, Batch]]:
+    def _split(self, plan: Sequence[_Step], batch: Batch) -> list[tuple[str, Batch]]:
         """Put the messages of one source to every rule of its plan."""
         messages = batch.messages
-        chosen: Dict[str, set[int]] = {}
+        chosen: dict[str, set[int]] = {}
         matched: set[int] = set()
         for step in plan:
             if step.takes_all:
@@ -140,7 +141,7 @@ class Router:
             if indexes
         ]
 
-    def collect(self) -> List[Family]:
+    def collect(self) -> list[Family]:
         """Yield what was dropped."""
         return [
             family(
@@ -154,7 +155,7 @@ class Router:
 
 
 def _compile(rule: Rule) -> _Step:
-    filters: List[Predicate] = []
+    filters: list[Predicate] = []
     if rule.types:
         types = frozenset(rule.types)
         filters.append(lambda message: message["type"] in types)

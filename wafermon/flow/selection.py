@@ -11,7 +11,8 @@ import json
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Optional, Pattern, Tuple
+from re import Pattern
+from typing import Optional
 
 from wafermon.flow.pattern import any_of
 from wafermon.message import LEVELS, ROUTED_TYPES, Batch, Message, level_rank
@@ -47,8 +48,8 @@ class Selection:
     True
     """
 
-    src: Tuple[str, ...] = ()
-    types: Tuple[str, ...] = ()
+    src: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
     level: Optional[str] = None
     tid: Optional[str] = None
     since_ms: Optional[int] = None
@@ -75,13 +76,13 @@ class Selection:
         return any_of(self.src)
 
     @cached_property
-    def _needles(self) -> Tuple[str, ...]:
+    def _needles(self) -> tuple[str, ...]:
         """The text as typed and as JSON writes it."""
         text = self.text or ""
         return tuple({_fold(text), _fold(_dumps(text)[1:-1])})
 
     @cached_property
-    def _byte_needles(self) -> Optional[Tuple[bytes, ...]]:
+    def _byte_needles(self) -> Optional[tuple[bytes, ...]]:
         """The same for ASCII, which is found in bytes: no decoding, ten times as fast."""
         if (self.text or "").isascii():
             return tuple(needle.encode("ascii") for needle in self._needles)
@@ -114,7 +115,7 @@ class Selection:
             return False
         if self.src and self._sources.fullmatch(message["src"]) is None:
             return False
-        return not self.text or self._has_text(line) or b"\\" in line and self._says(message)
+        return not self.text or self._has_text(line) or (b"\\" in line and self._says(message))
 
     def may_match(self, raw: bytes) -> bool:
         """Tell whether one of many lines may pass, by the text alone and without decoding.

@@ -10,7 +10,8 @@ import logging
 import socket
 import threading
 import urllib.parse
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, Protocol, Union
+from collections.abc import Iterator, Mapping
+from typing import Any, Callable, Optional, Protocol, Union
 
 #: A client that does not send its request, or take its answer, for this long is dropped.
 TIMEOUT_SECONDS = 10.0
@@ -120,7 +121,7 @@ class _HttpServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, host: str, port: int, pages: Dict[str, Page]) -> None:
+    def __init__(self, host: str, port: int, pages: dict[str, Page]) -> None:
         self.pages = pages
         self.any_host = host not in ("127.0.0.1", "localhost", "::1")
         self._clients = threading.BoundedSemaphore(MAX_CLIENTS)

@@ -9,7 +9,7 @@ import logging
 import selectors
 import socket
 import time
-from typing import Any, Callable, Deque, List, Optional, Tuple
+from typing import Any, Callable, Optional
 
 Callback = Callable[[], object]
 
@@ -47,11 +47,11 @@ class EventLoop:
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
         self._selector = selectors.DefaultSelector()
-        self._timers: List[Tuple[float, int, Timer]] = []
+        self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         # A deque and a socket pair are safe where queue.Queue is not: in a signal handler that
         # interrupts the very thread that holds the queue's lock.
-        self._soon: Deque[Callback] = collections.deque()
+        self._soon: collections.deque[Callback] = collections.deque()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)

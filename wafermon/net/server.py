@@ -7,7 +7,8 @@ import errno
 import logging
 import socket
 import threading
-from typing import Callable, Dict, List, Optional, Protocol, Sequence
+from collections.abc import Sequence
+from typing import Callable, Optional, Protocol
 
 from wafermon.delivery.pipeline import Feeder
 from wafermon.message import Batch
@@ -67,7 +68,7 @@ class Door:
         self.address = str(listen.address)
         if isinstance(listen.address, TcpAddress):
             self.address = str(TcpAddress(listen.address.host, self.sock.getsockname()[1]))
-        self.connections: Dict[Connection, None] = {}
+        self.connections: dict[Connection, None] = {}
         self.watch = Watch(
             server.loop, read_timeout=listen.read_timeout, idle_timeout=listen.idle_timeout
         )
@@ -197,11 +198,11 @@ class Server:
         self.accepted = 0
         self.accept_errors = 0
         #: Connections that ended, by reason.
-        self.ended: Dict[str, int] = dict.fromkeys(
+        self.ended: dict[str, int] = dict.fromkeys(
             ("eof", "reset", "read_timeout", "idle_timeout", "shutdown"), 0
         )
         self._listens = list(listens)
-        self._doors: List[Door] = []
+        self._doors: list[Door] = []
         self._thread: Optional[threading.Thread] = None
         #: Reads that brought bytes, all connections together.
         self.reads = 0
@@ -209,7 +210,7 @@ class Server:
         self._drain_until = 0.0
 
     @property
-    def addresses(self) -> List[str]:
+    def addresses(self) -> list[str]:
         """Where it listens, in the order of `listens`: `host:port`, or a path."""
         return [door.address for door in self._doors]
 
@@ -312,7 +313,7 @@ class Server:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def collect(self) -> List[Family]:
+    def collect(self) -> list[Family]:
         """Yield the counters of listeners and connections."""
         return [
             family(

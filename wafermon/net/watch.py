@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Dict, Optional
+from typing import TYPE_CHECKING, Optional
 
 from wafermon.net.loop import EventLoop, Timer
 
@@ -27,8 +27,8 @@ class Watch:
     def __init__(self, loop: EventLoop, *, read_timeout: float, idle_timeout: float) -> None:
         self._loop = loop
         self._limits = {"read_timeout": read_timeout, "idle_timeout": idle_timeout}
-        self._since: Dict[str, Dict[Connection, float]] = {name: {} for name in self._limits}
-        self._timers: Dict[str, Optional[Timer]] = dict.fromkeys(self._limits)
+        self._since: dict[str, dict[Connection, float]] = {name: {} for name in self._limits}
+        self._timers: dict[str, Optional[Timer]] = dict.fromkeys(self._limits)
 
     def seen(self, connection: Connection, progressed: bool) -> None:
         """Something was read from a connection, or it is read again.

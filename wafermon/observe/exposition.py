@@ -5,8 +5,6 @@ Source: https://github.com/prometheus/docs, exposition_formats.md.
 
 from __future__ import annotations
 
-from typing import List
-
 from wafermon.observe.metrics import Family, Registry, Sample
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -39,13 +37,13 @@ def render(registry: Registry) -> bytes:
     # TYPE hits_total counter
     hits_total{source="a\\"b"} 3
     """
-    lines: List[str] = []
+    lines: list[str] = []
     for found in registry.collect():
         lines += _family_lines(found)
     return "".join(line + "\n" for line in lines).encode("utf-8")
 
 
-def _family_lines(found: Family) -> List[str]:
+def _family_lines(found: Family) -> list[str]:
     return [
         f"# HELP {found.name} {_escape(found.about)}",
         f"# TYPE {found.name} {found.kind}",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import bisect
 import re
-from typing import Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Sequence, Tuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Callable, NamedTuple
 
-Labels = Tuple[Tuple[str, str], ...]
+Labels = tuple[tuple[str, str], ...]
 
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*\Z")
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*\Z")
@@ -56,7 +57,7 @@ def family(
     )
 
 
-class CappedCounts(Dict[str, int]):
+class CappedCounts(dict[str, int]):
     """Counts by a name that comes from the wire: past the cap all new names are `_other`.
 
     Args:
@@ -114,7 +115,7 @@ class Histogram:
         self._counts[bisect.bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def samples(self, labels: Labels = ()) -> List[Sample]:
+    def samples(self, labels: Labels = ()) -> list[Sample]:
         """The cumulative buckets, the sum and the count."""
         samples, total = [], 0
         for bound, count in zip((*map(str, self._bounds), "+Inf"), list(self._counts)):
@@ -140,7 +141,7 @@ class Registry:
     """
 
     def __init__(self) -> None:
-        self._collects: List[Collect] = []
+        self._collects: list[Collect] = []
 
     def register(self, collect: Collect) -> None:
         """Add a function that yields families; it is called at each scrape."""
@@ -152,7 +153,7 @@ class Registry:
         Raises:
             ValueError: a name or label is not valid, or two components disagree on a kind.
         """
-        merged: Dict[str, Family] = {}
+        merged: dict[str, Family] = {}
         for collect in list(self._collects):
             for found in collect():
                 _check_names(found)

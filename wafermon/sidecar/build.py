@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import Callable, Dict, List, Mapping, Optional
+from collections.abc import Mapping
+from typing import Callable, Optional
 
 from wafermon.backends import (
     ConsoleBackend,
@@ -49,7 +50,7 @@ _BACKENDS: Mapping[type, Callable[..., Backend]] = {
 }
 
 
-def backends(config: schema.Config) -> Dict[str, Backend]:
+def backends(config: schema.Config) -> dict[str, Backend]:
     """All backends of a configuration; nothing is opened.
 
     Raises:
@@ -93,7 +94,7 @@ def queue(config: schema.Config) -> BatchQueue:
     )
 
 
-def routes(config: schema.Config, dead_letter: Optional[DeadLetter] = None) -> Dict[str, Route]:
+def routes(config: schema.Config, dead_letter: Optional[DeadLetter] = None) -> dict[str, Route]:
     """A route a backend, not started.
 
     Raises:
@@ -120,7 +121,7 @@ def dead_letter_route(config: schema.Config) -> Route:
     return Route("dead-letters", backend, queue=BatchQueue(max_bytes=4 << 20), drop_when_full=True)
 
 
-def listens(config: schema.Config) -> List[Listen]:
+def listens(config: schema.Config) -> list[Listen]:
     """The TCP and the Unix listener, in this order; nothing is bound."""
     tcp, unix = config.sidecar.tcp, config.sidecar.unix
     return [

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any, Callable, Dict, Iterable, List, Tuple
+from collections.abc import Iterable
+from typing import Any, Callable
 
 from wafermon.errors import ConfigError
 from wafermon.sidecar.words import quoted
@@ -22,16 +23,16 @@ _MAX_REASON = 300
 MAX_BYTES = 1 << 20
 
 
-class Document(Dict[Any, Any]):
+class Document(dict[Any, Any]):
     """A mapping of a document, which knows the keys that stand in it more than once.
 
     >>> Document([("a", 1), ("b", 2), ("a", 3)]).repeated
     ['a']
     """
 
-    def __init__(self, pairs: Iterable[Tuple[Any, Any]] = ()) -> None:
+    def __init__(self, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
         super().__init__()
-        self.repeated: List[Any] = []
+        self.repeated: list[Any] = []
         for key, value in pairs:
             if key in self:
                 self.repeated.append(key)
@@ -128,7 +129,7 @@ def _read_yaml(text: str) -> object:
     return yaml_format.read(text)
 
 
-_READERS: Dict[str, Callable[[str], object]] = {
+_READERS: dict[str, Callable[[str], object]] = {
     ".yaml": _read_yaml,
     ".yml": _read_yaml,
     ".toml": _read_toml,

@@ -7,7 +7,7 @@ add keys or structure. The grammar is the common part of Compose's and Vector's.
 from __future__ import annotations
 
 import re
-from typing import Mapping
+from collections.abc import Mapping
 
 from wafermon.sidecar.words import MAX_ECHO, quoted
 
@@ -37,7 +37,7 @@ def interpolate(text: str, environ: Mapping[str, str]) -> str:
     '/mnt/{src}-all.jsonl $5'
     """
 
-    def value(match: "re.Match[str]") -> str:
+    def value(match: re.Match[str]) -> str:
         if match["broken"]:
             raise ValueError(
                 'this "${" begins no ${VAR}, ${VAR:-default}, ${VAR-default} or ${VAR:?message};'

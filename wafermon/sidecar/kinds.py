@@ -9,8 +9,9 @@ Thread: kinds are immutable; any thread may use them.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Mapping, Tuple
+from typing import Any
 
 from wafermon.sidecar.words import SECONDS, seconds, size
 
@@ -32,7 +33,7 @@ class Kind:
 
     unit: str = ""
     textual: bool = False
-    choices: Tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
 
     @property
     def expected(self) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Mapping as AnyMapping
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Union
+from typing import Any, Optional, Union
 
 from wafermon.errors import ConfigError
 from wafermon.sidecar.formats import Trap, read_document
@@ -95,7 +96,7 @@ class _Reader:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.environ = environ
-        self.faults: List[str] = []
+        self.faults: list[str] = []
 
     def value(self, path: str, kind: Kind, raw: object) -> Any:
         """Read what stands at a path, or note the fault and return `_INVALID`."""
@@ -118,7 +119,7 @@ class _Reader:
         self.faults.append(f"{path or 'top level'}: {text}")
         return _INVALID
 
-    def mapping(self, path: str, raw: object) -> Optional[Dict[str, object]]:
+    def mapping(self, path: str, raw: object) -> Optional[dict[str, object]]:
         """The entries with keys of text; a key of another kind or one that stands twice is a
         fault, and so is, with None, what is no mapping at all."""
         if not isinstance(raw, AnyMapping):
@@ -216,12 +217,12 @@ def _join(path: str, key: object) -> str:
     return f"{path}.{step}" if path else step
 
 
-def _required(field: "dataclasses.Field[Any]") -> bool:
+def _required(field: dataclasses.Field[Any]) -> bool:
     missing = dataclasses.MISSING
     return field.default is missing and field.default_factory is missing
 
 
-def _left_out(field: "dataclasses.Field[Any]", raw: object) -> bool:
+def _left_out(field: dataclasses.Field[Any], raw: object) -> bool:
     """Tell whether a value means the default: null where it may, an empty table of free keys."""
     if isinstance(field.metadata["kind"], Table):
         return raw is None or raw == {}
@@ -246,7 +247,7 @@ def _clashes(config: Config) -> Iterator[str]:
     tcp, health = config.sidecar.tcp, config.sidecar.health
     if tcp.port and (tcp.host, tcp.port) == (health.host, health.metrics_port):
         yield f"sidecar.health.metrics_port: {tcp.port} is also sidecar.tcp.port"
-    owners: Dict[str, str] = {}
+    owners: dict[str, str] = {}
     for name, backend in config.backends.items():
         if isinstance(backend, (File, Store)):
             owner = owners.setdefault(os.path.abspath(backend.path), name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Callable, Dict, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from typing import Callable
 
 from wafermon import __version__
 from wafermon.delivery import Pipeline, Tail, View
@@ -26,10 +27,10 @@ def health(
     began = clock()
 
     def page(query: Mapping[str, str]) -> Response:
-        backends: Dict[str, object] = {}
+        backends: dict[str, object] = {}
         for name, route in pipeline.routes.items():
             since = route.failing_since
-            state: Dict[str, object] = {"status": "ok" if since is None else "down"}
+            state: dict[str, object] = {"status": "ok" if since is None else "down"}
             if since is not None:
                 state.update(error=route.error, failing_for_s=round(clock() - since, 1))
             backends[name] = {**state, "queued": route.queued}

@@ -11,7 +11,8 @@ import argparse
 import dataclasses
 import json
 import re
-from typing import Any, Iterator, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 from wafermon.sidecar.kinds import Kind, Section, Several, Table, Variant
 from wafermon.sidecar.schema import Config
@@ -63,7 +64,7 @@ def _rows(path: str, kind: Kind) -> Iterator[str]:
             yield from inner or [_row(place, *_columns(field.metadata))]
 
 
-def _columns(about: Any) -> Tuple[str, str, str, str]:
+def _columns(about: Any) -> tuple[str, str, str, str]:
     kind, default = about["kind"], about["default"]
     if isinstance(kind, Table):
         inside = f"mapping of {kind.key.expected} to {kind.item.expected}"

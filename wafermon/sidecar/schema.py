@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Dict, Mapping, Optional, Tuple, Type, Union
+from typing import Any, ClassVar, Optional, Union
 
 from wafermon.message import LEVELS, MAX_NAME_CHARS, ROUTED_TYPES
 from wafermon.sidecar.kinds import (
@@ -160,7 +161,11 @@ class Performance:
     max_memory_mb: int = setting(
         Integer(1, 1 << 20), 512, "Bound of what waits in all the queues together.", "MB"
     )
-    gc_interval: float = setting(Seconds(1, _DAY), 60, "How often garbage is collected, in place of Python's automatic passes.")
+    gc_interval: float = setting(
+        Seconds(1, _DAY),
+        60,
+        "How often garbage is collected, in place of Python's automatic passes.",
+    )
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,9 @@ class Health:
         Integer(0, 65_535), 17_001, "Port to listen on; 0 takes any free one."
     )
     health_check_interval: float = setting(
-        Seconds(0.1, _DAY), 10, "How often the loop proves that it runs and a deleted Unix socket is made anew."
+        Seconds(0.1, _DAY),
+        10,
+        "How often the loop proves that it runs, and a deleted Unix socket is made anew.",
     )
 
 
@@ -198,13 +205,13 @@ class Route:
     """One way from a source to a backend, and what takes it."""
 
     backend: str = setting(_NAME, ..., "Name of a backend.")
-    types: Tuple[str, ...] = setting(
+    types: tuple[str, ...] = setting(
         Several(Choice(*sorted(ROUTED_TYPES))), None, "Only messages of these types."
     )
     level: Optional[str] = setting(
         Choice(*LEVELS), None, "Only events of this level or a graver one."
     )
-    where: Mapping[str, Tuple[Any, ...]] = table(
+    where: Mapping[str, tuple[Any, ...]] = table(
         Text("a dotted path such as data.ctx.tool", r"[^.]+(\.[^.]+)*"),
         Several(Scalar(), alone=True),
         "Only messages that have, at each of these dotted paths, the value or one of the values;"
@@ -285,7 +292,7 @@ class Memory:
 
 Backend = Union[File, Store, Console, Null, Memory]
 #: The class of each `type` of backend.
-BACKENDS: Dict[str, Type[Any]] = {cls.type: cls for cls in (File, Store, Console, Null, Memory)}
+BACKENDS: dict[str, type[Any]] = {cls.type: cls for cls in (File, Store, Console, Null, Memory)}
 
 
 def _default_backends() -> Mapping[str, Backend]:
@@ -303,7 +310,7 @@ class Config:
     backends: Mapping[str, Backend] = table(
         _NAME, Variant(BACKENDS), "Where messages go, by name.", _default_backends
     )
-    routing: Mapping[str, Tuple[Route, ...]] = table(
+    routing: Mapping[str, tuple[Route, ...]] = table(
         _SOURCE, Several(Section(Route), empty=True), "Which messages go where, by source."
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Dict, List
 
 from wafermon import __version__
 from wafermon.delivery import DeadLetters, Pipeline, Tail
@@ -67,7 +66,7 @@ class Sidecar:
             self.registry.register(part.collect)
         self.registry.register(self.collect)
 
-    def addresses(self) -> Dict[str, str]:
+    def addresses(self) -> dict[str, str]:
         """Where it listens: `tcp`, `unix`, `admin`. After `start`."""
         tcp, unix = self.server.addresses
         return {"tcp": tcp, "unix": unix, "admin": self.admin.address}
@@ -132,7 +131,7 @@ class Sidecar:
     def __exit__(self, *_: object) -> None:
         self.stop(self.config.sidecar.shutdown_timeout)
 
-    def collect(self) -> List[Family]:
+    def collect(self) -> list[Family]:
         """Yield what belongs to no part."""
         return [
             family(

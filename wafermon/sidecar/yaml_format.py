@@ -5,7 +5,7 @@ Needs PyYAML. Imported only where a YAML file is read, see `wafermon.sidecar.for
 
 from __future__ import annotations
 
-from typing import Iterator
+from collections.abc import Iterator
 
 import yaml
 
@@ -24,7 +24,7 @@ def read(text: str) -> object:
         ValueError: it is no valid YAML, with the line where that is known.
     """
     try:
-        return yaml.load(text, Loader)  # noqa: S506 (a subclass of SafeLoader)
+        return yaml.load(text, Loader)  # noqa: S506 - a subclass of SafeLoader
     except yaml.MarkedYAMLError as error:
         raise ValueError(_explain(error, text)) from None
     except yaml.YAMLError as error:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from typing import Any, List, Optional, Tuple
+from typing import Any, Optional
 
 from wafermon.message import (
     HELLO,
@@ -97,7 +97,7 @@ class Decoder:
         end = data.rfind(b"\n") + 1
         if not end:
             return Batch(rejects=self._keep(data))
-        rejects: List[Reject] = []
+        rejects: list[Reject] = []
         if self.pending:
             first = data.find(b"\n") + 1
             if self._discarding:
@@ -124,7 +124,7 @@ class Decoder:
         self._discarding = False
         return Batch(rejects=[Reject(Reason.TRUNCATED, tail)] if tail.rstrip(b"\r") else [])
 
-    def _keep(self, data: bytes) -> List[Reject]:
+    def _keep(self, data: bytes) -> list[Reject]:
         """Keep the beginning of a frame; give it up once it cannot fit any more."""
         if self._discarding:
             return []
@@ -149,12 +149,12 @@ class Decoder:
                 return Batch(block, messages, hellos=self._hellos)
         return self._decode_lines(block)
 
-    def _decode_block(self, block: bytes) -> Optional[List[Message]]:
+    def _decode_block(self, block: bytes) -> Optional[list[Message]]:
         """Decode a block by one parse; None where anything at all is wrong with it."""
         try:
             text = block[:-1].decode("utf-8")
             joined = text.replace("\n", self._glue)
-            values: List[Any]
+            values: list[Any]
             values, end = self._json.raw_decode(f"[{joined}]")
         except (ValueError, RecursionError):
             return None
@@ -168,7 +168,7 @@ class Decoder:
             return None
         return messages
 
-    def _all_accepted(self, values: List[Any]) -> bool:
+    def _all_accepted(self, values: list[Any]) -> bool:
         """Check the envelopes of a block, 0.2 us each.
 
         The plainest form of a frame is recognised here, all else is put to `check`: this may be
@@ -201,9 +201,9 @@ class Decoder:
 
     def _decode_lines(self, block: bytes) -> Batch:
         """Decode line by line, and name what is wrong with each bad one."""
-        lines: List[bytes] = []
-        messages: List[Message] = []
-        rejects: List[Reject] = []
+        lines: list[bytes] = []
+        messages: list[Message] = []
+        rejects: list[Reject] = []
         for line in block.split(b"\n")[:-1]:
             if line in (b"", b"\r"):
                 continue
@@ -218,7 +218,7 @@ class Decoder:
         hellos = sum(message["type"] == HELLO for message in messages)
         return Batch(raw, messages, rejects, hellos=hellos)
 
-    def _decode_line(self, line: bytes) -> Tuple[Message, Optional[Reason]]:
+    def _decode_line(self, line: bytes) -> tuple[Message, Optional[Reason]]:
         if len(line) >= self._max_frame:
             return {}, Reason.OVERSIZE
         try:

@@ -7,7 +7,6 @@ has nothing to send.
 from __future__ import annotations
 
 import enum
-from typing import Dict, Tuple
 
 from wafermon.message import HELLO, MAX_FRAME_BYTES, Batch, Reason, Reject
 from wafermon.wire.codec import Decoder
@@ -31,7 +30,7 @@ class Event(enum.Enum):
 
 
 #: A missing entry is a fault of the peer: the frame is rejected, the connection lives on.
-TRANSITIONS: Dict[Tuple[State, Event], State] = {
+TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.NEW, Event.MESSAGE): State.PLAIN,
     (State.NEW, Event.HELLO): State.OPENED,
     (State.PLAIN, Event.MESSAGE): State.PLAIN,
