@@ -316,7 +316,7 @@ def test_a_full_disk(tmp_path):
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(700_000))
         sent = []
-        with pytest.raises(RetryableError, match="full|disk I/O"):  # noqa: PT012
+        with pytest.raises(RetryableError, match="full|disk I/O"):
             while True:
                 following = noise(40, first=40 * len(sent))
                 backend.write(following)
