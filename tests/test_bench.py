@@ -15,8 +15,8 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import BenchError, badinput, latency, loadgen, report, sdk, throughput  # noqa: E402
-from bench.receiver import receiver  # noqa: E402
+from bench import BenchError, badinput, latency, loadgen, report, sdk, throughput
+from bench.receiver import receiver
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs Linux")
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")

@@ -208,7 +208,8 @@ def test_what_is_too_old_goes(store, path, clock, segment, monkeypatch):
     clock.advance(7200)
     settle(store)
     assert store.removed == {"age": 600, "bytes": 0}
-    assert lines(path) == [] and Store(path).counts() == {}
+    assert lines(path) == []
+    assert Store(path).counts() == {}
     store.write(batch(frames(2, tid="t")))
     assert lines(path, tid="t") == frames(2, tid="t")
     with contextlib.closing(connect_reader(path)) as db:
@@ -360,13 +361,10 @@ def test_a_damaged_file_is_moved_aside(path, how, caplog, clock):
     spoil(path, how)
     with open(path, "rb") as file:
         damaged = file.read()
-    with contextlib.suppress(RetryableError):
-        backend.open()
+    try:
         backend.write(batch(frames(3)))
-    backend.open()
-    if not backend.set_aside:
-        pytest.fail("the damage was not seen")
-    if not lines(path):
+    except RetryableError:  # damage that shows only now; a worker tries again
+        backend.open()
         backend.write(batch(frames(3)))
     backend.close()
     assert lines(path) == frames(3)
@@ -374,7 +372,7 @@ def test_a_damaged_file_is_moved_aside(path, how, caplog, clock):
     with open(backend.set_aside[0], "rb") as file:
         assert len(file.read()) == len(damaged)
     said = [r for r in caplog.records if r.name == "wafermon.store" and r.levelno == logging.ERROR]
-    assert len(said) == 1 and backend.set_aside[0] in said[0].getMessage()
+    assert [backend.set_aside[0] in record.getMessage() for record in said] == [True]
 
 
 def test_damage_at_the_same_second_overwrites_nothing(path, clock):
@@ -499,13 +497,16 @@ def test_nothing_is_lost_by_a_kill(path):
         process.wait()
         said = ([said, *process.stdout.readlines()])[-1]
     found = lines(path)
-    assert int(said) >= 299 and os.path.getsize(path + "-wal") > 0
-    assert len(found) >= 10 * (int(said) + 1) and len(found) % 10 == 0
+    assert int(said) >= 299
+    assert os.path.getsize(path + "-wal") > 0
+    assert len(found) >= 10 * (int(said) + 1)
+    assert len(found) % 10 == 0
     assert found == [frame(n, tid=f"t{n // 10}") for n in range(len(found))]
     backend = StoreBackend(path, max_age=10**10)
     backend.write(batch(frames(10, first=len(found), tid="after")))
     backend.close()
-    assert lines(path)[:-10] == found and len(lines(path, tid="after")) == 10
+    assert lines(path)[:-10] == found
+    assert len(lines(path, tid="after")) == 10
     with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
@@ -518,7 +519,8 @@ def test_reading_beside_a_writer(path):
             seen.append(len(lines(path)))
             assert lines(path, tid="t0") == [frame(n, tid="t0") for n in range(10)]
             assert len(lines(path, limit=7)) == 7
-        assert all(count % 10 == 0 for count in seen) and seen == sorted(seen)
+        assert all(count % 10 == 0 for count in seen)
+        assert seen == sorted(seen)
         assert sum(Store(path).counts().values()) == 5000
 
 

@@ -144,7 +144,8 @@ def test_nothing_found_teaches(fill, run):
     fill([frame(n, src=f"s{n}\u202e") for n in range(9)])
     status, out, err = run("--src", "db")
     assert (status, out) == (0, b"")
-    assert "of that --src and --type" in err and r"s0\u202e, s1\u202e" in err
+    assert "of that --src and --type" in err
+    assert r"s0\u202e, s1\u202e" in err
     assert err.endswith(", ...\n")
     assert "9 messages" in run("--src", "s*", "--level", "fatal")[2]
 
@@ -170,7 +171,8 @@ def test_bad_arguments(run, capfdbinary, arguments, words):
 
 def test_a_time_span_of_nothing(run):
     status, _, err = run("--since", "1h", "--until", "2h")
-    assert status == 2 and "--since to be before --until" in err
+    assert status == 2
+    assert "--since to be before --until" in err
 
 
 def test_the_filters_without_a_limit():
@@ -340,7 +342,8 @@ def test_every_message_is_one_printable_line(kind, data, name, ts):
     assert line_of(message, Style(0, True, True)).replace("\x1b", "").isprintable()
     for width in (10, 40, 80):
         line = line_of(message, Style(width, False, True))
-        assert line.isprintable() and len(line) <= width
+        assert line.isprintable()
+        assert len(line) <= width
 
 
 @given(st.text())

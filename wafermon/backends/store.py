@@ -73,11 +73,13 @@ class StoreBackend(Backend):
     Thread: owned by its delivery thread.
 
     >>> import tempfile
-    >>> store = StoreBackend(os.path.join(tempfile.mkdtemp(), "store.db"), max_age=3600)
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> store = StoreBackend(os.path.join(folder.name, "store.db"), max_age=3600)
     >>> store.write(Batch(b'{"v":1,"src":"a","ts":1,"type":"heartbeat"}\\n'))
     >>> store.removed
     {'age': 0, 'bytes': 0}
     >>> store.close()
+    >>> folder.cleanup()
     """
 
     def __init__(
