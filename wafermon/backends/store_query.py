@@ -1,5 +1,7 @@
 """Reading the store, beside the sidecar that writes it or without one."""
 
+# ruff: noqa: S608 - SQL is put together from words of this module only; values are bound
+
 from __future__ import annotations
 
 import contextlib
@@ -7,7 +9,8 @@ import heapq
 import logging
 import sqlite3
 import zlib
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 from wafermon.backends.store_schema import StoreError, connect_reader, tid_hash, unpack
 from wafermon.flow.pattern import is_pattern
@@ -17,7 +20,7 @@ from wafermon.message import Batch, Message
 _log = logging.getLogger("wafermon.store")
 
 #: When it was received (Unix ms), the line without its line end, the same decoded.
-Found = Tuple[int, bytes, Message]
+Found = tuple[int, bytes, Message]
 
 
 class Store:
@@ -70,7 +73,7 @@ class Store:
             else:
                 yield from _Walk(db, selection, newest_first=False).run()
 
-    def counts(self) -> Dict[Tuple[str, str], int]:
+    def counts(self) -> dict[tuple[str, str], int]:
         """How many messages the store holds of each (src, type).
 
         Raises:
@@ -106,7 +109,7 @@ class _Node(NamedTuple):
 
     time: int
     depth: int
-    order: Tuple[int, int]
+    order: tuple[int, int]
     payload: Any
 
 
@@ -147,18 +150,19 @@ class _Walk:
         sign = self._sign
         return _Node(sign * time, depth, (sign * number, sign * index), payload)
 
-    def _segments(self) -> List[_Node]:
+    def _segments(self) -> list[_Node]:
         sql = f"SELECT id, {self._bound} FROM segments WHERE max_ts >= ? AND min_ts < ?"
         return [self._node(time, 0, number) for number, time in self._db.execute(sql, self._span)]
 
-    def _batches(self, segment: int) -> List[_Node]:
+    def _batches(self, segment: int) -> list[_Node]:
         """Batches of a segment that may hold what is looked for."""
         if self._selection.tid is not None:
             sql = (
-                f"SELECT b.id AS batch, b.{self._bound} FROM traces t JOIN batches b ON b.id = t.batch"
+                f"SELECT b.id AS batch, b.{self._bound}"
+                " FROM traces t JOIN batches b ON b.id = t.batch"
                 " WHERE t.segment = ? AND t.hash = ? AND b.max_ts >= ? AND b.min_ts < ?"
             )
-            values: Tuple[Any, ...] = (tid_hash(self._selection.tid), *self._span)
+            values: tuple[Any, ...] = (tid_hash(self._selection.tid), *self._span)
         else:
             best = "max(max_ts)" if self._sign < 0 else "min(min_ts)"
             sql = (
@@ -182,7 +186,7 @@ class _Walk:
         except zlib.error:
             return True  # `_messages` tells of the damage
 
-    def _messages(self, number: int) -> List[_Node]:
+    def _messages(self, number: int) -> list[_Node]:
         """Messages of a batch that pass."""
         rows = self._db.execute(
             "SELECT received_ms, packed, lines FROM batches WHERE id = ?", (number,)
@@ -202,10 +206,10 @@ class _Walk:
         return found
 
 
-def _facet_filter(selection: Selection) -> Tuple[str, List[Any]]:
+def _facet_filter(selection: Selection) -> tuple[str, list[Any]]:
     """The part of WHERE that narrows facets down, and its values."""
-    clauses: List[str] = []
-    values: List[Any] = []
+    clauses: list[str] = []
+    values: list[Any] = []
     if selection.src:
         tests = ["src GLOB ?" if is_pattern(src) else "src = ?" for src in selection.src]
         clauses.append(f"({' OR '.join(tests)})")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from typing import Dict, List
 
 from wafermon.backends.store_schema import transaction
 
@@ -15,7 +14,7 @@ _STEP_BYTES, _STEP_BATCHES = 1 << 20, 4096
 _FREE_SHARE, _VACUUM_PAGES = 8, 256
 
 
-def remove_some(db: sqlite3.Connection, oldest_ms: float, max_bytes: int) -> Dict[str, int]:
+def remove_some(db: sqlite3.Connection, oldest_ms: float, max_bytes: int) -> dict[str, int]:
     """Delete a step's worth of the oldest batches, by order of arrival.
 
     Args:
@@ -28,7 +27,7 @@ def remove_some(db: sqlite3.Connection, oldest_ms: float, max_bytes: int) -> Dic
     """
     pages, free, page_bytes = _pragmas(db, "page_count", "freelist_count", "page_size")
     over = (pages - free) * page_bytes - max_bytes
-    removed: Dict[str, int] = {}
+    removed: dict[str, int] = {}
     last = size = 0
     rows = db.execute(
         "SELECT id, received_ms, messages, length(lines) FROM batches ORDER BY id LIMIT ?",
@@ -36,7 +35,7 @@ def remove_some(db: sqlite3.Connection, oldest_ms: float, max_bytes: int) -> Dic
     )
     for number, received_ms, messages, length in rows:
         is_old = received_ms < oldest_ms
-        if size >= _STEP_BYTES or not is_old and size >= over:
+        if size >= _STEP_BYTES or (size >= over and not is_old):
             break
         reason = AGE if is_old else BYTES
         removed[reason] = removed.get(reason, 0) + messages
@@ -62,10 +61,10 @@ def _delete(db: sqlite3.Connection, last: int) -> None:
     db.execute("DELETE FROM batches WHERE id <= ?", (last,))
     emptied = db.execute("SELECT id FROM segments WHERE last_batch <= ?", (last,)).fetchall()
     for (segment,) in emptied:
-        for table in ("facets", "traces"):
-            db.execute(f"DELETE FROM {table} WHERE segment = ?", (segment,))
+        db.execute("DELETE FROM facets WHERE segment = ?", (segment,))
+        db.execute("DELETE FROM traces WHERE segment = ?", (segment,))
         db.execute("DELETE FROM segments WHERE id = ?", (segment,))
 
 
-def _pragmas(db: sqlite3.Connection, *names: str) -> List[int]:
+def _pragmas(db: sqlite3.Connection, *names: str) -> list[int]:
     return [db.execute(f"PRAGMA {name}").fetchone()[0] for name in names]
