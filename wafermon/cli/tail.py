@@ -66,16 +66,17 @@ def run(options: argparse.Namespace) -> int:
 
 def _query(options: argparse.Namespace) -> str:
     wanted = selection_of(options)
-    query: dict[str, str] = {
-        "src": ",".join(wanted.src),
-        "type": ",".join(wanted.types),
-        "level": wanted.level or "",
-        "tid": wanted.tid or "",
-        "text": wanted.text or "",
-        "since_ms": str(wanted.since_ms or ""),
-        "until_ms": str(wanted.until_ms or ""),
+    query = {
+        "src": wanted.src,
+        "type": wanted.types,
+        "level": [wanted.level],
+        "tid": [wanted.tid],
+        "text": [wanted.text],
+        "since_ms": [wanted.since_ms],
+        "until_ms": [wanted.until_ms],
     }
-    return urllib.parse.urlencode({name: value for name, value in query.items() if value})
+    pairs = [(name, value) for name, values in query.items() for value in values]
+    return urllib.parse.urlencode([pair for pair in pairs if pair[1] is not None])
 
 
 def _stream(host: str, port: int, query: str) -> Iterator[bytes]:

@@ -1,6 +1,6 @@
 """Sockets: the event loop, the server that reads the wire, the admin HTTP server."""
 
-from wafermon.net.admin import AdminServer, Page, Response
+from wafermon.net.admin import AdminServer, Page, Query, Response
 from wafermon.net.listener import TcpAddress, UnixAddress
 from wafermon.net.loop import EventLoop, Timer
 from wafermon.net.server import Listen, Outlet, Server
@@ -11,6 +11,7 @@ __all__ = [
     "Listen",
     "Outlet",
     "Page",
+    "Query",
     "Response",
     "Server",
     "TcpAddress",

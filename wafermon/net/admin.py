@@ -47,7 +47,9 @@ class Response:
         return Response(body, "application/json", status)
 
 
-Page = Callable[[Mapping[str, str]], Response]
+#: The parameters of a query, each with all its values.
+Query = Mapping[str, list[str]]
+Page = Callable[[Query], Response]
 
 
 class AdminServer:
@@ -59,7 +61,7 @@ class AdminServer:
     Args:
         host: address to bind; where it is not loopback, any `Host` is taken.
         port: 0 lets the system choose.
-        pages: path -> function of the query parameters (the last of equal names counts).
+        pages: path -> function of the query parameters.
 
     Thread: `start` and `stop` any; pages are called on threads of this server.
 
@@ -172,7 +174,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             known = "\n".join(sorted(self.server.pages))
             return Response(f"there is no such page; there are:\n{known}\n".encode(), status=404)
         try:
-            return page(dict(urllib.parse.parse_qsl(url.query)))
+            return page(urllib.parse.parse_qs(url.query))
         except Exception:
             log.exception("the admin page %s failed", url.path[:100])
             return Response(b"the page failed, see the sidecar's log\n", status=500)

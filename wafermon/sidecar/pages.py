@@ -10,7 +10,7 @@ from typing import Callable
 from wafermon import __version__
 from wafermon.delivery import Pipeline, Tail, View
 from wafermon.flow import Selection
-from wafermon.net import Page, Response
+from wafermon.net import Page, Query, Response
 from wafermon.observe import CONTENT_TYPE, Registry, render
 
 #: How often a silent stream sends an empty line, so that a viewer who left is noticed.
@@ -26,7 +26,7 @@ def health(
     """
     began = clock()
 
-    def page(query: Mapping[str, str]) -> Response:
+    def page(query: Query) -> Response:
         backends: dict[str, object] = {}
         for name, route in pipeline.routes.items():
             since = route.failing_since
@@ -77,19 +77,11 @@ class _Stream:
 
 def stream(tail: Tail) -> Page:
     """`/tail`: JSON lines as they pass, by `?src=&type=&level=&tid=&text=&since_ms=&until_ms=`;
-    `src` and `type` may name several, with commas."""
+    `src` and `type` may stand several times."""
 
-    def page(query: Mapping[str, str]) -> Response:
+    def page(query: Query) -> Response:
         try:
-            selection = Selection(
-                src=_several(query.get("src")),
-                types=_several(query.get("type")),
-                level=query.get("level"),
-                tid=query.get("tid"),
-                text=query.get("text"),
-                since_ms=int(query["since_ms"]) if "since_ms" in query else None,
-                until_ms=int(query["until_ms"]) if "until_ms" in query else None,
-            )
+            selection = _selection(query)
         except ValueError as error:
             return Response(f"{error}\n".encode(), status=400)
         view = tail.view()
@@ -100,5 +92,14 @@ def stream(tail: Tail) -> Page:
     return page
 
 
-def _several(text: object) -> tuple[str, ...]:
-    return tuple(filter(None, str(text or "").split(",")))
+def _selection(query: Query) -> Selection:
+    last = {name: values[-1] for name, values in query.items()}
+    return Selection(
+        src=tuple(query.get("src", ())),
+        types=tuple(query.get("type", ())),
+        level=last.get("level"),
+        tid=last.get("tid"),
+        text=last.get("text"),
+        since_ms=int(last["since_ms"]) if "since_ms" in last else None,
+        until_ms=int(last["until_ms"]) if "until_ms" in last else None,
+    )
