@@ -18,7 +18,8 @@ import zipfile
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 #: What tests read besides the package.
-BESIDE = ("tests", "examples", "perl", "bench", "docs", "README.md", "pyproject.toml", "CHANGELOG.md")
+BESIDE = ("tests", "examples", "perl", "bench", "docs", "pyproject.toml", "LICENSE",
+          "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 PACKAGES = ("pytest", "pytest-timeout", "hypothesis", "prometheus-client", "pyyaml")
 
 

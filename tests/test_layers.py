@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1] / "wafermon"
+import wafermon
+
+ROOT = pathlib.Path(wafermon.__path__[0])
 #: From the top of the data path down; a room may import what stands in its set.
 ROOMS = {
     "errors": set(),

@@ -35,7 +35,7 @@ def file(tmp_path):
 
 
 def test_module_convention():
-    assert validate.__doc__.splitlines()[0] == "Check a configuration and name every fault."
+    assert validate.__doc__.splitlines()[0] == "check a configuration and name every fault"
     assert "examples:" in validate.EPILOG
 
 

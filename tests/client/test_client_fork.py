@@ -16,8 +16,7 @@ from wafermon import client as module
 from wafermon.client import CLOSED, DISCONNECTED, Client
 
 TIMEOUT = 60
-ROOT = pathlib.Path(__file__).parents[2]
-SOURCE = ROOT / "wafermon" / "client.py"
+SOURCE = pathlib.Path(module.__file__)
 
 
 @pytest.fixture(autouse=True)

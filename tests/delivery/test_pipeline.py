@@ -163,3 +163,8 @@ def test_tail_shows_what_passes_and_counts_what_is_missed():
     other = tail.view()
     tail.close()
     assert other.next(timeout=60) is None and tail.view() is None
+
+
+def test_a_rule_for_a_route_that_is_not_there_is_told_at_once():
+    with pytest.raises(ValueError, match="no route for: nope"):
+        Pipeline(Router({"*": [Rule("nope")]}), {})

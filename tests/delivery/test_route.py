@@ -205,3 +205,36 @@ def test_the_delay_is_never_shorter_than_asked_and_is_capped():
     assert [retry.delay(n) for n in (1, 2, 3, 4, 5, 10_000)] == [0.5, 1, 2, 4, 4, 4]
     assert retry.delay(1, retry_after=6) == 6
     assert retry.delay(1, retry_after=1e9) == 8
+
+
+def test_a_message_that_only_its_backend_cannot_decode_is_dead_lettered_alone():
+    class Shallow(Sink):
+        def write(self, batch):
+            if any(b"deep" in line for line in batch.lines):
+                raise RecursionError("deep")
+            super().write(batch)
+
+    sink, dead = Shallow(), []
+    route = Route("r", sink, dead_letter=lambda *letter: dead.append(letter))
+    deep = frames(1)[0].replace(b'"1"', b'"deep"')
+    raw = b"".join(frames(3)) + deep + b"".join(frames(3, first=4))
+    # Of two sources: its halves cannot tell theirs without decoding, which is what fails.
+    route.offer(Batch(raw, sources={"test": 6, "other": 1}))
+    route.start()
+    assert route.stop(10) == 0
+    assert (len(sink.lines), len(dead), route.queue.messages) == (6, 1, 0)
+    assert route.queue.sources == {} and account(route) == 7
+
+
+def test_a_fault_of_our_own_costs_its_batch_and_not_the_thread():
+    def broken(*letter):
+        raise ValueError("no room for letters")
+
+    sink = Sink(refuse=[b'"msg":"2"'])
+    route = Route("r", sink, dead_letter=broken)
+    route.offer(batch(3, first=1))
+    route.start()
+    eventually(lambda: route.dropped["internal_error"])
+    route.offer(batch(2, first=10))
+    assert route.stop(10) == 0 and account(route) == 5
+    assert b'"10"' in sink.lines[-2]

@@ -173,3 +173,16 @@ def test_every_message_goes_somewhere_or_is_counted(routing, messages):
         per_backend[backend] |= set(numbers)
         seen |= set(numbers)
     assert len(messages) == len(seen) + sum(router.dropped.values())
+
+
+def test_the_order_among_sources_is_kept_for_each_backend():
+    messages = [message("ab"[i % 2], "event" if i % 3 else "span", ts=i) for i in range(12)]
+    for rules in ([Rule("x")], [Rule("x", types=["event", "span"])], [Rule("x"), Rule("y", types=["span"])]):
+        got = sent(Router({"a": rules, "b": rules}), *messages)
+        assert got["x"] == messages
+    got = sent(Router({"a": [Rule("x")], "b": [Rule("x", types=["event"])]}), *messages)
+    assert got["x"] == [m for m in messages if m["src"] == "a" or m["type"] == "event"]
+
+
+def test_backends_are_known():
+    assert Router({"a": [Rule("x")], "b*": [Rule("y"), Rule("x")]}).backends == {"x", "y"}

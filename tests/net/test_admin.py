@@ -95,3 +95,28 @@ def test_stop_without_start_and_twice():
     admin.start()
     admin.stop()
     admin.stop()
+
+
+def test_clients_that_drip_hold_up_neither_others_for_long_nor_the_end(monkeypatch):
+    from wafermon.net import admin as module
+
+    monkeypatch.setattr(module, "TIMEOUT_SECONDS", 0.3)
+    with AdminServer("127.0.0.1", 0, PAGES) as admin:
+        slow = [socket.create_connection(admin.address.split(":")) for _ in range(module.MAX_CLIENTS)]
+        for sock in slow:
+            sock.sendall(b"GET /h")
+
+        def answered():
+            for sock in slow:
+                try:
+                    sock.sendall(b"x")
+                except OSError:
+                    pass
+            try:
+                return ask(admin) == (200, b"[]")
+            except (OSError, http.client.HTTPException):
+                return False
+
+        eventually(answered)
+        for sock in slow:
+            sock.close()

@@ -67,3 +67,10 @@ def test_counts_are_capped():
     counts.add("s0", 1)
     assert counts == {"s0": 3, "s1": 2, "s2": 2, "_other": 14}
     assert counts.overflowed == 7
+
+
+def test_equal_labels_of_several_components_are_added_up():
+    registry = Registry()
+    for _ in range(2):
+        registry.register(lambda: [family("d_total", "counter", "D.", {"x": 2}, "reason")])
+    assert render(registry).endswith(b'd_total{reason="x"} 4\n')

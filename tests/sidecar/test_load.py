@@ -189,8 +189,21 @@ def test_clashes():
     }
     assert faults(document) == [
         "sidecar.health.metrics_port: 9 is also sidecar.tcp.port",
-        "backends.b.path: backend 'a' writes to the same file",
-        "backends.t.path: backend 's' writes to the same file",
+        "backends.b.path: backend 'a' has the same file",
+        "backends.t.path: backend 's' has the same file",
+    ]
+    document = {
+        "sidecar": {"data_dir": "d", "tcp": {"host": "0.0.0.0", "port": 9},
+                    "unix": {"path": "y" * 200}, "health": {"metrics_port": 9}},
+        "backends": {"a": {"type": "file", "path": "d/dead-letters.jsonl"},
+                     "b": {"type": "file", "path": "y" * 200}},
+    }
+    assert faults(document) == [
+        "sidecar.health.metrics_port: 9 is also sidecar.tcp.port",
+        "sidecar.unix.path: expected a path of at most 101 bytes, as the system takes no longer one"
+        " for a socket",
+        "backends.a.path: the dead letters have the same file",
+        "backends.b.path: the Unix socket has the same file",
     ]
     ports = {"tcp": {"port": 0}, "health": {"metrics_port": 0}}
     assert parse({"sidecar": ports}, {}).sidecar.tcp.port == 0

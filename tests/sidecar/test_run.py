@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -75,7 +76,7 @@ def test_a_stop_delivers_what_was_sent(start_sidecar):
         assert stored(sidecar) == [line.rstrip(b"\n") for line in sent]
 
 
-def fifo_config(folder, **sidecar):
+def dead_config(folder, **sidecar):
     """A backend that can never be written, as nobody makes its folder: it is a file."""
     (folder / "blocked").write_text("")
     return {
@@ -87,7 +88,7 @@ def fifo_config(folder, **sidecar):
 
 
 def test_a_dead_backend_harms_no_other_and_is_counted_at_the_end(start_sidecar, tmp_path):
-    sidecar = start_sidecar(config=fifo_config(tmp_path, shutdown_timeout=0.5))
+    sidecar = start_sidecar(config=dead_config(tmp_path, shutdown_timeout=0.5))
     sidecar.send(b"".join(frames(500)))
     eventually(lambda: (tmp_path / "good.jsonl").exists()
                and (tmp_path / "good.jsonl").read_bytes().count(b"\n") == 500)
@@ -100,7 +101,7 @@ def test_a_dead_backend_harms_no_other_and_is_counted_at_the_end(start_sidecar, 
 
 
 def test_a_second_signal_cuts_the_stop_short(start_sidecar, tmp_path):
-    sidecar = start_sidecar(config=fifo_config(tmp_path, shutdown_timeout=3600))
+    sidecar = start_sidecar(config=dead_config(tmp_path, shutdown_timeout=3600))
     sidecar.send(b"".join(frames(5)))
     eventually(lambda: sidecar.total("sidecar_backend_queued_messages") == 5)
     sidecar.process.terminate()
@@ -253,11 +254,12 @@ def test_a_bad_config_tells_every_fault(tmp_path):
     done = wafermon("run", "--config", str(bad))
     assert done.returncode == 78
     assert "did you mean 'port'" in done.stderr and "sidecar.tcp.port" in done.stderr
+    assert "backends.f.path: unknown field {oops}" in done.stderr, "those of the builders, too"
     assert wafermon("validate", str(bad)).returncode == 78
     bad.write_text('{"backends": {"f": {"type": "file", "path": "{oops}"}}}')
     for command in (["validate", str(bad)], ["run", "--config", str(bad)]):
         done = wafermon(*command)
-        assert done.returncode == 78 and "backends.f: unknown field {oops}" in done.stderr
+        assert done.returncode == 78 and "backends.f.path: unknown field {oops}" in done.stderr
 
 
 def test_options_win_over_the_config(start_sidecar, tmp_path):
@@ -285,3 +287,76 @@ def test_what_a_config_routes(start_sidecar, tmp_path):
     assert (tmp_path / "etl" / "event.jsonl").read_bytes() == info + warn
     assert (tmp_path / "loader-1" / "span.jsonl").read_bytes() == span
     assert sidecar.total("sidecar_messages_dropped_total", reason="no_route") == 1
+
+
+def test_a_frame_that_nests_as_deep_as_the_parser_takes_stops_nobody(sidecar):
+    """The store decodes in a thread of its own, where less of the stack may be left."""
+    for depth in range(930, 1000, 3):
+        deep = frame(1, data={"x": 0}).replace(b"0", b"[" * depth + b"]" * depth)
+        sidecar.send(frame(1) + deep + frame(2))
+    count = len(range(930, 1000, 3))
+    eventually(lambda: len(stored(sidecar, level="info")) == 2 * count)
+    assert json.loads(sidecar.get("/health"))["status"] == "ok"
+
+
+def test_a_stop_tells_of_senders_that_it_had_to_cut_off(start_sidecar, tmp_path):
+    config = dead_config(tmp_path, shutdown_timeout=0.4, buffers={"max_queue_size": 10})
+    sidecar = start_sidecar(config=config)
+    with sidecar.connect() as sock:
+        sock.sendall(b"".join(frames(50)))
+        eventually(lambda: sidecar.total("sidecar_backend_queued_messages", backend="bad") == 50)
+        sock.sendall(b"".join(frames(50)))
+        status, err = sidecar.stop()
+    assert status == 1 and "1 connections were closed with data unread" in err
+
+
+def test_a_stderr_that_nobody_reads_stops_nothing(tmp_path):
+    reader, writer = os.pipe()
+    ready = tmp_path / "ready"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "wafermon", "run", "--data", str(tmp_path / "data"), "--tcp",
+         "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file", str(ready)],
+        cwd=ROOT, stderr=writer,
+    )
+    os.close(writer)
+    os.close(reader)
+    try:
+        eventually(lambda: ready.exists() or process.poll() is not None)
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(json.loads(ready.read_text())["unix"])
+            sock.sendall(b"".join(frames(500)))
+        process.terminate()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert not ready.exists()
+    assert len(list(Store(str(tmp_path / "data" / "store.db")).query(Selection()))) == 500
+
+
+def test_a_ready_file_that_is_gone_or_cannot_be_written(start_sidecar, tmp_path):
+    sidecar = start_sidecar()
+    sidecar.ready_file.unlink()
+    assert sidecar.stop()[0] == 0
+    done = wafermon("run", "--data", str(tmp_path / "x"), "--tcp", "127.0.0.1:0", "--admin",
+                    "127.0.0.1:0", "--ready-file", "/nope/ready")
+    assert done.returncode == 1 and "cannot write the ready file /nope/ready" in done.stderr
+
+
+def test_send_belongs_to_the_trace_of_its_environment(sidecar):
+    tid, sid = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+    env = {**os.environ, "TRACEPARENT": f"00-{tid}-{sid}-01",
+           "MONITORING_UNIX_SOCKET": sidecar.ready["unix"]}
+    assert wafermon("send", "event", "--src", "x", "msg=x", env=env).returncode == 0
+    assert wafermon("send", "span", "--src", "x", "name=n", "duration_ms=1", env=env).returncode == 0
+    event, span = map(json.loads, eventually(lambda: (s := stored(sidecar)) and len(s) == 2 and s))
+    assert (event["tid"], event["sid"]) == (tid, sid)
+    assert (span["tid"], span["pid"]) == (tid, sid) and span["sid"] not in (sid, "")
+    done = wafermon("send", "event", "--src", "x", "value=NaN", env=env)
+    assert done.returncode == 2 and "cannot be sent" in done.stderr and "65,536" not in done.stderr
+
+
+def test_metrics_name_each_series_once(start_sidecar, tmp_path):
+    sidecar = start_sidecar(config=dead_config(tmp_path, shutdown_timeout=0.2))
+    names = [ln.rpartition(" ")[0] for ln in sidecar.get("/metrics").decode().splitlines() if ln[0] != "#"]
+    assert len(names) == len(set(names))

@@ -15,6 +15,7 @@ with a file a quarter of the raw lines.
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
 import sqlite3
 import zlib
@@ -71,6 +72,8 @@ def connect_writer(path: str) -> sqlite3.Connection:
         StoreError: the file belongs to another program or a newer version.
         sqlite3.Error: anything else.
     """
+    # Others of the group may read it, as they may the socket and the dead letters.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640))
     db = sqlite3.connect(
         path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
     )

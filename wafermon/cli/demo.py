@@ -321,7 +321,7 @@ class Demo:
         print(f"  {program} query --data {folder} --level warn")
         if self.once:
             print(f"  {program} demo   goes on until Ctrl-C; {program} tail shows it live, and")
-            print("  curl http://127.0.0.1:17001/metrics what the sidecar counts meanwhile")
+            print("  curl http://127.0.0.1:17001/metrics   what the sidecar counts meanwhile")
         print(f"  {self.folder}/services   the scripts: how each of them is instrumented")
 
 

@@ -7,6 +7,7 @@ collect garbage on a timer in place of Python's automatic passes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import logging
@@ -79,33 +80,42 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(stream=sys.stderr, format="wafermon: %(levelname)s: %(message)s")
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put() is safe in a handler
     for number in _SIGNALS:
-        signal.signal(number, lambda number, frame: signals.put(number))
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants no SIGHUP
+            signal.signal(number, lambda number, frame: signals.put(number))
+    path = find_config(options.config, os.environ)
     try:
-        config = configure(options)
-        sidecar = Sidecar(config)
+        sidecar = Sidecar(configure(options, path))
         sidecar.start()
     except ConfigError as error:
         for fault in error.faults:
-            print(f"wafermon: {fault}", file=sys.stderr)
+            say(fault if path is None or path in fault else f"{path}: {fault}")
         return EX_CONFIG
     except OSError as error:
-        print(f"wafermon: {error.strerror or error}", file=sys.stderr)
+        say(error.strerror or str(error))
         return 1
     try:
-        return _serve(sidecar, signals, options.ready_file)
+        _write_ready(options.ready_file, sidecar.addresses())
+        return _serve(sidecar, signals)
     except OSError as error:
-        print(f"wafermon: {error}", file=sys.stderr)
-        sidecar.stop(config.sidecar.shutdown_timeout)
+        say(f"cannot write the ready file {options.ready_file}: {error.strerror}")
+        sidecar.stop(sidecar.config.sidecar.shutdown_timeout)
         return 1
+    finally:
+        _remove_ready(options.ready_file)
 
 
-def configure(options: argparse.Namespace) -> Config:
+def say(text: str) -> None:
+    """A line on stderr, as far as there is one: a closed pipe or a full disk must stop nothing."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"wafermon: {text}", file=sys.stderr, flush=True)
+
+
+def configure(options: argparse.Namespace, path: Optional[str]) -> Config:
     """The config file, if there is one, with the options on top.
 
     Raises:
         ConfigError: with every fault.
     """
-    path = find_config(options.config, os.environ)
     document: Any = {} if path is None else read_document(path)
     if isinstance(document, dict):
         if options.data is not None:
@@ -132,12 +142,9 @@ def _put(document: dict[str, Any], key: str, value: Any) -> None:
         sidecar[key] = value
 
 
-def _serve(sidecar: Sidecar, signals: queue.SimpleQueue[int], ready_file: Optional[str]) -> int:
-    addresses = sidecar.addresses()
-    if ready_file is not None:
-        _write_ready(ready_file, addresses)
-    said = "wafermon: listening on tcp {tcp} and unix {unix}, admin http://{admin}"
-    print(said.format(**addresses), file=sys.stderr)
+def _serve(sidecar: Sidecar, signals: queue.SimpleQueue[int]) -> int:
+    at = "listening on tcp {tcp} and unix {unix}, admin http://{admin}"
+    say(at.format(**sidecar.addresses()))
     gc.collect()
     gc.freeze()
     gc.disable()
@@ -148,13 +155,14 @@ def _serve(sidecar: Sidecar, signals: queue.SimpleQueue[int], ready_file: Option
             break
         except queue.Empty:
             gc.collect()
-    print(f"wafermon: {signal.Signals(number).name}, stopping", file=sys.stderr)
+    say(f"{signal.Signals(number).name}, stopping")
     lost = _stop(sidecar, signals)
-    if ready_file is not None:
-        os.unlink(ready_file)
     if lost:
-        print(f"wafermon: {lost} messages could not be delivered and are lost", file=sys.stderr)
-    return 1 if lost else 0
+        say(f"{lost} messages could not be delivered and are lost")
+    if sidecar.cut_off:
+        say(f"{sidecar.cut_off} connections were closed with data unread: their senders were "
+            "faster than the backends; a longer sidecar.shutdown_timeout gives them time")
+    return 1 if lost or sidecar.cut_off else 0
 
 
 def _stop(sidecar: Sidecar, signals: queue.SimpleQueue[int]) -> int:
@@ -167,14 +175,22 @@ def _stop(sidecar: Sidecar, signals: queue.SimpleQueue[int]) -> int:
 
     threading.Thread(target=stop, name="stop").start()
     while signals.get():
-        print("wafermon: a second signal, stopping now", file=sys.stderr)
+        say("a second signal, stopping now")
         sidecar.abort()
     return lost[0]
 
 
-def _write_ready(path: str, addresses: dict[str, str]) -> None:
-    temporary = f"{path}.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump({"pid": os.getpid(), **addresses}, file)
-        file.write("\n")
-    os.rename(temporary, path)
+def _write_ready(path: Optional[str], addresses: dict[str, str]) -> None:
+    """By rename, so that nobody reads half of it."""
+    if path is not None:
+        temporary = f"{path}.{os.getpid()}"
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump({"pid": os.getpid(), **addresses}, file)
+            file.write("\n")
+        os.rename(temporary, path)
+
+
+def _remove_ready(path: Optional[str]) -> None:
+    if path is not None:
+        with contextlib.suppress(OSError):
+            os.unlink(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
 from typing import Any
 
@@ -37,8 +38,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pid", help="id of the parent span")
     parser.add_argument("--tcp", metavar="HOST:PORT", help="sidecar's address")
     parser.add_argument("--unix", metavar="PATH", help="sidecar's socket")
-    parser.add_argument("--timeout", type=float, default=2.0, help="seconds (default 2)")
+    parser.add_argument("--timeout", type=_seconds, default=2.0, help="seconds (default 2)")
     parser.add_argument("pairs", metavar="KEY=VALUE", nargs="*")
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds <= 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0 to 3600, got {text!r}")
+    return seconds
 
 
 def run(options: argparse.Namespace) -> int:
@@ -49,19 +57,32 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         print(f"wafermon send: {error}", file=sys.stderr)
         return 2
-    ids = {name: getattr(options, name) for name in ("tid", "sid", "pid")}
-    client.send(options.type, data, **{name: value for name, value in ids.items() if value})
-    refused = client.refused
+    client.send(options.type, data, **_ids(options, client.traceparent()))
+    refused, reason = client.refused, client.refusal
     left = client.close(options.timeout, goodbye=False)
     if refused:
-        print("wafermon send: not a valid message (over 65,536 bytes, or a span without --tid and "
-              "--sid)", file=sys.stderr)
+        print(f"wafermon send: this cannot be sent: {reason}", file=sys.stderr)
         return 2
     if left:
         where = options.unix or options.tcp or "the configured address (see --help)"
         print(f"wafermon send: no sidecar took the message at {where}", file=sys.stderr)
         return 1
     return 0
+
+
+def _ids(options: argparse.Namespace, traceparent: str) -> dict[str, str]:
+    """The ids that were given, else those of the trace that the environment names; a span of it
+    is a new child of the span there."""
+    ids = {name: getattr(options, name) for name in ("tid", "sid", "pid")}
+    if traceparent and ids["tid"] is None:
+        _, ids["tid"], around, _ = traceparent.split("-")
+        if options.type == "span":
+            ids["pid"] = ids["pid"] or around
+        else:
+            ids["sid"] = ids["sid"] or around
+    if options.type == "span" and ids["sid"] is None:
+        ids["sid"] = secrets.token_hex(8)
+    return {name: value for name, value in ids.items() if value}
 
 
 def _client(options: argparse.Namespace) -> Client:

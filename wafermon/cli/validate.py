@@ -1,4 +1,4 @@
-"""Check a configuration and name every fault.
+"""check a configuration and name every fault
 
 Nothing is started, opened or written.
 """

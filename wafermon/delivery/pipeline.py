@@ -45,6 +45,9 @@ class Pipeline:
         max_sources: sources with a count of their own.
         clock: monotonic seconds.
 
+    Raises:
+        ValueError: the router sends to a backend that has no route.
+
     Thread: `submit` and `resume` loop only; `start` and `stop` the owner's; `collect` any.
 
     >>> from wafermon.flow import Rule
@@ -68,6 +71,9 @@ class Pipeline:
         max_sources: int = 200,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        missing = sorted(router.backends - set(routes))
+        if missing:
+            raise ValueError(f"no route for: {', '.join(missing)}")
         self.routes = dict(routes)
         self._router = router
         self._observers = list(observers)

@@ -84,8 +84,9 @@ class Route:
         self._abandoned = threading.Event()
         self._ended = threading.Event()
         self._opened = False
+        self._settled = 0  # messages of the batch at hand that are delivered or dead-lettered
         self.offered = self.delivered = self.dead_lettered = self.retries = 0
-        self.dropped: dict[str, int] = {"queue_full": 0, "shutdown": 0}
+        self.dropped: dict[str, int] = {"queue_full": 0, "shutdown": 0, "internal_error": 0}
         self.latency = Histogram()
         #: What the backend last failed with, and since when it fails; None while it works.
         self.error: Optional[str] = None
@@ -131,7 +132,7 @@ class Route:
     @property
     def queued(self) -> int:
         """Messages that still wait for their delivery."""
-        return 0 if self.dropped["shutdown"] else self.queue.messages
+        return 0 if self.dropped["shutdown"] else self.queue.messages - self._settled
 
     def begin_stop(self) -> None:
         """Tell the thread to flush and end, without waiting for it."""
@@ -149,7 +150,7 @@ class Route:
             timeout = None if idle_due is None else max(0.0, idle_due - self._clock())
             batch = self.queue.take(timeout)
             if batch is not None:
-                self._deliver(batch)
+                self._serve(batch)
                 idle_due = self._clock() + IDLE_AFTER_SECONDS
             elif self._stopping.is_set():
                 break
@@ -157,6 +158,21 @@ class Route:
                 idle_due = self._idle()
         self._guarded(self.backend.close)
         self._ended.set()
+
+    def _serve(self, batch: Batch) -> None:
+        """Deliver a batch that was taken, and let go of it; nothing ends the thread."""
+        try:
+            self._deliver(batch)
+        except Exception as error:
+            self._failed(error)
+            self.dropped["internal_error"] += len(batch) - self._settled
+        else:
+            if self._settled < len(batch):
+                return  # abandoned: it stays queued
+        self._settled = 0
+        self.queue.done(batch)
+        if self.on_done is not None:
+            self.on_done()
 
     def _idle(self) -> Optional[float]:
         """Let the backend open itself, or do what is due; tell when to come back."""
@@ -191,7 +207,7 @@ class Route:
             error = self._attempt(batch)
             if error is None:
                 self.delivered += len(batch)
-                self._done(batch)
+                self._settled += len(batch)
                 return
             if isinstance(error, PermanentError):
                 self._refused(batch, error)
@@ -224,14 +240,9 @@ class Route:
                 self._deliver(half)
             return
         self.dead_lettered += 1
+        self._settled += 1
         if self._dead_letter is not None:
             self._dead_letter(batch, self.name, str(error))
-        self._done(batch)
-
-    def _done(self, batch: Batch) -> None:
-        self.queue.done(batch)
-        if self.on_done is not None:
-            self.on_done()
 
     def _failed(self, error: Exception) -> None:
         text = str(error) if isinstance(error, BackendError) else f"unexpected {error!r}"

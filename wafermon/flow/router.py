@@ -92,23 +92,40 @@ class Router:
 
         Returns:
             Pairs of a backend's name and its part; a part that is the whole batch is the batch
-            itself. One backend may stand in several pairs, never twice with the same message.
+            itself. A backend stands in one pair, and its part is in the order of the batch.
         """
-        routed: list[tuple[str, Batch]] = []
-        for source, part in batch.by_source().items():
-            plan = self._plans.get(source)
-            if plan is None:
-                plan = self._plan(source)
-            if len(plan) == 1 and plan[0].takes_all:
-                routed.append((plan[0].backend, part))
-            elif plan:
-                routed += self._split(plan, part)
-            else:
-                self.dropped[NO_ROUTE] += len(part)
-        return routed
+        sources = batch.sources
+        plans = {source: self._plan(source) for source in sources}
+        first = next(iter(plans.values()), [])
+        if len(first) == 1 and first[0].takes_all and all(plan == first for plan in plans.values()):
+            return [(first[0].backend, batch)]
+        chosen: dict[str, list[int]] = {}
+        if len(plans) == 1:
+            self._choose(first, batch.messages, range(len(batch)), chosen)
+        else:
+            # By message and not by part, so that the order among sources is kept.
+            where: dict[str, list[int]] = {source: [] for source in plans}
+            for index, message in enumerate(batch.messages):
+                where[message["src"]].append(index)
+            for source, indexes in where.items():
+                self._choose(plans[source], batch.messages, indexes, chosen)
+        return [
+            (backend, batch.select(sorted(indexes)))
+            for backend, indexes in chosen.items()
+            if indexes
+        ]
+
+    @property
+    def backends(self) -> set[str]:
+        """The names of all backends that a rule sends to."""
+        lists = [*self._exact.values(), *(rules for _, rules in self._patterns)]
+        return {rule.backend for rules in lists for rule in rules}
 
     def _plan(self, source: str) -> list[_Step]:
-        """Find the entry of a source, compile its rules and remember them."""
+        """The compiled rules of a source, from memory but for the first time."""
+        plan = self._plans.get(source)
+        if plan is not None:
+            return plan
         rules = self._exact.get(source)
         if rules is None:
             rules = next((rules for p, rules in self._patterns if p.fullmatch(source)), [])
@@ -118,28 +135,29 @@ class Router:
         self._plans[source] = plan = [_compile(rule) for rule in rules]
         return plan
 
-    def _split(self, plan: Sequence[_Step], batch: Batch) -> list[tuple[str, Batch]]:
-        """Put the messages of one source to every rule of its plan."""
-        messages = batch.messages
-        chosen: dict[str, set[int]] = {}
+    def _choose(
+        self,
+        plan: Sequence[_Step],
+        messages: Sequence[Message],
+        indexes: Sequence[int],
+        chosen: dict[str, list[int]],
+    ) -> None:
+        """Put the messages of one source to every rule of its plan; a backend gets each once."""
+        if not plan:
+            self.dropped[NO_ROUTE] += len(indexes)
+            return
         matched: set[int] = set()
+        taken: dict[str, set[int]] = {}
         for step in plan:
-            if step.takes_all:
-                taken = set(range(len(messages)))
-                matched = taken
-            else:
-                passed = [i for i, m in enumerate(messages) if all(f(m) for f in step.filters)]
-                matched.update(passed)
-                taken = {i for i in passed if _keeps(messages[i], step.sample)}
-            chosen.setdefault(step.backend, set()).update(taken)
-        sent = set().union(*chosen.values())
-        self.dropped[FILTERED] += len(messages) - len(matched)
+            passed = [i for i in indexes if all(f(messages[i]) for f in step.filters)]
+            matched.update(passed)
+            kept = {i for i in passed if _keeps(messages[i], step.sample)}
+            taken.setdefault(step.backend, set()).update(kept)
+        sent = set().union(*taken.values())
+        self.dropped[FILTERED] += len(indexes) - len(matched)
         self.dropped[SAMPLED] += len(matched - sent)
-        return [
-            (backend, batch.select(sorted(indexes)))
-            for backend, indexes in chosen.items()
-            if indexes
-        ]
+        for backend, kept in taken.items():
+            chosen.setdefault(backend, []).extend(kept)
 
     def collect(self) -> list[Family]:
         """Yield what was dropped."""

@@ -9,13 +9,14 @@ import json
 import logging
 import socket
 import threading
+import time
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, Optional, Protocol, Union
 
 #: A client that does not send its request, or take its answer, for this long is dropped.
 TIMEOUT_SECONDS = 10.0
-#: Clients that are served at a time; further ones wait.
+#: Clients that are served at a time; further ones are turned away.
 MAX_CLIENTS = 32
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -95,7 +96,8 @@ class AdminServer:
         except OSError as error:
             raise OSError(
                 error.errno or 0,
-                f"cannot listen on {self.address} (admin): {error.strerror or error}",
+                f"cannot listen on {self.address} (admin): {error.strerror or error}, another "
+                "address goes by --admin HOST:PORT or sidecar.health",
             ) from error
         self._thread = threading.Thread(
             target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, name="admin",
@@ -126,7 +128,8 @@ class _HttpServer(http.server.ThreadingHTTPServer):
     def __init__(self, host: str, port: int, pages: dict[str, Page]) -> None:
         self.pages = pages
         self.any_host = host not in ("127.0.0.1", "localhost", "::1")
-        self._clients = threading.BoundedSemaphore(MAX_CLIENTS)
+        self._waiting: dict[Any, float] = {}  # who has still to ask, and until when
+        self._answering: set[Any] = set()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
@@ -136,14 +139,32 @@ class _HttpServer(http.server.ThreadingHTTPServer):
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        self._clients.acquire()
+        if len(self._waiting) + len(self._answering) >= MAX_CLIENTS:
+            self.shutdown_request(request)  # never wait here: this thread also ends the server
+            return
+        self._waiting[request] = time.monotonic() + TIMEOUT_SECONDS
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._clients.release()
+            self._waiting.pop(request, None)
+            self._answering.discard(request)
+
+    def asked(self, request: Any) -> None:
+        """A client has sent its whole request."""
+        self._answering.add(request)
+        self._waiting.pop(request, None)
+
+    def service_actions(self) -> None:
+        """Drop who takes too long to ask, however it drips; called every now and then."""
+        now = time.monotonic()
+        for request, deadline in list(self._waiting.items()):
+            if deadline < now:
+                self._waiting.pop(request, None)
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("an admin request failed", exc_info=True)
@@ -164,6 +185,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._send(self._answer(), with_body=False)
 
     def _answer(self) -> Response:
+        self.server.asked(self.connection)
         host = self.headers.get("Host", "localhost").rpartition(":")
         name = host[0] if host[2].isdigit() else "".join(host)
         if not self.server.any_host and name.lower() not in _LOCAL_NAMES:

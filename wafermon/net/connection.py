@@ -65,6 +65,13 @@ class Connection:
             self._door.watch.seen(self, progressed)
         return not self._paused and not self._closed
 
+    def has_more(self) -> bool:
+        """Whether bytes have arrived that were not read."""
+        try:
+            return bool(self.sock.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
+
     def pause(self) -> None:
         """Stop reading: the kernel's buffers, and then the peer, hold the rest."""
         if not self._paused and not self._closed:

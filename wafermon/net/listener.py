@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -11,8 +12,8 @@ from typing import Optional, Union
 
 #: Connections that the kernel accepts for us while the loop is busy.
 BACKLOG = 1024
-#: `sun_path` less its closing NUL, on Linux.
-MAX_UNIX_PATH_BYTES = 107
+#: `sun_path` holds 107 bytes and a NUL on Linux; a socket is bound under a longer name first.
+MAX_SOCKET_PATH_BYTES = 107 - len(".17000")
 
 
 class TcpAddress:
@@ -68,7 +69,7 @@ class UnixAddress:
     never is.
 
     Args:
-        path: at most 107 bytes.
+        path: at most 101 bytes.
         mode: permission bits of the socket file.
         owner: user name or id, where it is to be changed.
         group: group name or id, where it is to be changed.
@@ -100,17 +101,17 @@ class UnixAddress:
         Raises:
             OSError: the path is taken, too long or not writable; the text names it.
         """
-        if len(os.fsencode(self.path)) > MAX_UNIX_PATH_BYTES - len(".17000"):
+        if len(os.fsencode(self.path)) > MAX_SOCKET_PATH_BYTES:
             raise OSError(
                 errno.ENAMETOOLONG,
                 f"cannot listen on {self.path}: a Unix socket path has at most "
-                f"{MAX_UNIX_PATH_BYTES - 6} bytes here, choose a shorter one",
+                f"{MAX_SOCKET_PATH_BYTES} bytes here, choose a shorter one",
             )
         self._refuse_if_taken()
         temporary = f"{self.path}.{os.getpid() % 100_000}"
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            _remove(temporary)
+            _remove_socket(temporary)
             sock.bind(temporary)
             os.chmod(temporary, self._mode)
             if self._owner is not None:
@@ -123,7 +124,7 @@ class UnixAddress:
             self._inode = os.stat(self.path).st_ino
         except (OSError, LookupError) as error:
             sock.close()
-            _remove(temporary)
+            _remove_socket(temporary)
             raise _explained(error, self.path) from error
         return sock
 
@@ -166,11 +167,11 @@ class UnixAddress:
 Address = Union[TcpAddress, UnixAddress]
 
 
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass
+def _remove_socket(path: str) -> None:
+    """Of a file that is no socket, `bind` then says that it is in the way."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(os.lstat(path).st_mode):
+            os.unlink(path)
 
 
 def _explained(error: Exception, where: str) -> OSError:

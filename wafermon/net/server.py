@@ -207,7 +207,9 @@ class Server:
         #: Reads that brought bytes, all connections together.
         self.reads = 0
         self._reads_before = -1
-        self._drain_until = 0.0
+        #: Connections that a stop closed although they had more to read.
+        self.cut_off = 0
+        self._drain_until = self._drain_paused_until = 0.0
 
     @property
     def addresses(self) -> list[str]:
@@ -250,13 +252,14 @@ class Server:
         """Stop accepting, take what clients have sent, end.
 
         Args:
-            timeout: seconds; half of them at most are given to clients that go on sending.
+            timeout: seconds; at most half of them are given to clients that go on sending, nearly
+                all to those whose queue is full.
         """
         if self._thread is None:
             for door in self._doors:
                 door.listen.address.unbind(door.sock)
         elif self._thread.is_alive():
-            self.loop.call_soon(lambda: self._drain(timeout / 2))
+            self.loop.call_soon(lambda: self._drain(timeout))
             self._thread.join(timeout)
         if self._thread is None or not self._thread.is_alive():
             self.loop.close()
@@ -274,7 +277,8 @@ class Server:
         if self.draining:
             return
         self.draining = True
-        self._drain_until = self.loop.clock() + seconds
+        self._drain_until = self.loop.clock() + seconds / 2
+        self._drain_paused_until = self.loop.clock() + seconds * 0.9
         for door in self._doors:
             door.close()
         for door in self._doors:
@@ -288,8 +292,10 @@ class Server:
         """End once nothing arrives any more and nobody waits for a queue."""
         open_ones = [c for door in self._doors for c in door.connections]
         before, self._reads_before = self._reads_before, self.reads
-        waiting = self.reads != before or any(c.paused for c in open_ones)
-        if open_ones and waiting and self.loop.clock() < self._drain_until:
+        now = self.loop.clock()
+        reading = self.reads != before and now < self._drain_until
+        held_back = any(c.paused for c in open_ones) and now < self._drain_paused_until
+        if open_ones and (reading or held_back):
             self.loop.call_later(QUIET_SECONDS, self._check_quiet)
         else:
             self._finish()
@@ -298,6 +304,7 @@ class Server:
         self.draining = True
         for door in self._doors:
             for connection in list(door.connections):
+                self.cut_off += connection.has_more()
                 connection.close("shutdown")
         self.loop.stop()
 
@@ -340,5 +347,11 @@ class Server:
                 "counter",
                 "Connections that could not be accepted.",
                 {"": self.accept_errors},
+            ),
+            family(
+                "sidecar_connections_cut_off_total",
+                "counter",
+                "Connections that a stop closed although they had more to read.",
+                {"": self.cut_off},
             ),
         ]

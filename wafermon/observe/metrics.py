@@ -148,7 +148,8 @@ class Registry:
         self._collects.append(collect)
 
     def collect(self) -> Iterator[Family]:
-        """All families, those of one name from several components merged into one.
+        """All families; those of one name from several components are one, and what has equal
+        labels is added up.
 
         Raises:
             ValueError: a name or label is not valid, or two components disagree on a kind.
@@ -164,9 +165,16 @@ class Registry:
                     raise ValueError(f"{found.name} is a {known.kind} and a {found.kind}")
                 else:
                     merged[found.name] = known._replace(
-                        samples=[*known.samples, *found.samples]
+                        samples=_added([*known.samples, *found.samples])
                     )
         return iter(merged.values())
+
+
+def _added(samples: Sequence[Sample]) -> list[Sample]:
+    values: dict[tuple[str, Labels], float] = {}
+    for suffix, labels, value in samples:
+        values[suffix, labels] = values.get((suffix, labels), 0) + value
+    return [Sample(suffix, labels, value) for (suffix, labels), value in values.items()]
 
 
 def _check_names(found: Family) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from wafermon.backends.paths import PathTemplate
 from wafermon.sidecar.words import SECONDS, seconds, size
 
 _DURATION = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?(ms|s|m|h|d)?")
@@ -29,11 +30,13 @@ class Kind:
         unit: what a bare number counts, where that does not depend on the field.
         textual: text is expected, so a bare number or date in a file may just lack its quotes.
         choices: all that is accepted, where that is a handful of words.
+        explains: the text of its ValueError is the fault.
     """
 
     unit: str = ""
     textual: bool = False
     choices: tuple[str, ...] = ()
+    explains: bool = False
 
     @property
     def expected(self) -> str:
@@ -188,6 +191,23 @@ class Text(Kind):
         if not isinstance(raw, str) or _CONTROL.search(raw) or not re.fullmatch(self.pattern, raw):
             raise ValueError
         return str(raw)
+
+
+@dataclass(frozen=True)
+class Template(Text):
+    """The path of a file, with fields such as `{src}`.
+
+    >>> Template("a path").read("/mnt/nas/{source}.jsonl")
+    Traceback (most recent call last):
+    ValueError: unknown field {source}: expected one of {src} {type} {date} {hour} {host} {pid}
+    """
+
+    explains = True
+
+    def read(self, raw: object) -> str:
+        path = super().read(raw)
+        PathTemplate(path)
+        return path
 
 
 class Mode(Kind):

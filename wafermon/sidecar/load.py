@@ -15,6 +15,7 @@ from collections.abc import Mapping as AnyMapping
 from typing import Any, Optional, Union
 
 from wafermon.errors import ConfigError
+from wafermon.net.listener import MAX_SOCKET_PATH_BYTES
 from wafermon.sidecar.formats import Trap, read_document
 from wafermon.sidecar.interpolate import interpolate
 from wafermon.sidecar.kinds import Kind, Section, Several, Table, Variant
@@ -23,6 +24,8 @@ from wafermon.sidecar.words import did_you_mean, quoted, shown
 
 #: Where a configuration is looked for last.
 SEARCHED = tuple(f"/etc/wafermon/wafermon.{ending}" for ending in ("yaml", "toml", "json"))
+
+_ANY_HOST = frozenset(("0.0.0.0", "::"))  # noqa: S104 - compared with, not bound
 
 #: What a fault leaves in place of a value; a dataclass is never built from it.
 _INVALID: Any = object()
@@ -195,7 +198,9 @@ class _Reader:
         replaced = isinstance(raw, str) and text != raw
         try:
             return kind.parse(str(text)) if replaced else kind.read(raw)
-        except ValueError:
+        except ValueError as error:
+            if str(error) and not replaced and kind.explains:
+                return self.fault(path, str(error))
             # What came out of the environment is not shown, it may be a secret.
             got = f"what {quoted(str(raw))} stands for" if replaced else shown(raw)
             return self.fault(path, f"expected {kind.expected}, got {got}{_hint(kind, raw)}")
@@ -244,12 +249,25 @@ def _dangling(config: Config) -> Iterator[str]:
 
 def _clashes(config: Config) -> Iterator[str]:
     """Parts that are fine alone and not together."""
-    tcp, health = config.sidecar.tcp, config.sidecar.health
-    if tcp.port and (tcp.host, tcp.port) == (health.host, health.metrics_port):
+    sidecar = config.sidecar
+    tcp, health, folder = sidecar.tcp, sidecar.health, os.path.abspath(sidecar.data_dir)
+    hosts = {tcp.host, health.host}
+    if tcp.port and tcp.port == health.metrics_port and (len(hosts) == 1 or hosts & _ANY_HOST):
         yield f"sidecar.health.metrics_port: {tcp.port} is also sidecar.tcp.port"
-    owners: dict[str, str] = {}
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        yield f"sidecar.data_dir: expected a folder, {quoted(sidecar.data_dir)} is none"
+    if len(os.fsencode(os.path.abspath(sidecar.unix.path))) > MAX_SOCKET_PATH_BYTES:
+        yield (
+            f"sidecar.unix.path: expected a path of at most {MAX_SOCKET_PATH_BYTES} bytes, as the "
+            "system takes no longer one for a socket"
+        )
+    owners = {
+        os.path.join(folder, "dead-letters.jsonl"): "the dead letters have",
+        os.path.abspath(sidecar.unix.path): "the Unix socket has",
+    }
     for name, backend in config.backends.items():
         if isinstance(backend, (File, Store)):
-            owner = owners.setdefault(os.path.abspath(backend.path), name)
-            if owner != name:
-                yield f"backends.{name}.path: backend '{owner}' writes to the same file"
+            path = os.path.abspath(backend.path)
+            if path in owners:
+                yield f"backends.{name}.path: {owners[path]} the same file"
+            owners.setdefault(path, f"backend '{name}' has")

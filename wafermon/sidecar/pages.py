@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from typing import Callable
+from collections.abc import Iterator, Mapping
+from typing import Callable, Optional
 
 from wafermon import __version__
 from wafermon.delivery import Pipeline, Tail, View
@@ -100,6 +100,13 @@ def _selection(query: Query) -> Selection:
         level=last.get("level"),
         tid=last.get("tid"),
         text=last.get("text"),
-        since_ms=int(last["since_ms"]) if "since_ms" in last else None,
-        until_ms=int(last["until_ms"]) if "until_ms" in last else None,
+        since_ms=_milliseconds("since_ms", last),
+        until_ms=_milliseconds("until_ms", last),
     )
+
+
+def _milliseconds(name: str, query: Mapping[str, str]) -> Optional[int]:
+    text = query.get(name)
+    if text is None or (text.isascii() and text.isdigit()):
+        return None if text is None else int(text)
+    raise ValueError(f"{name}: expected Unix milliseconds, got {text[:60]!r}")

@@ -34,6 +34,7 @@ from wafermon.sidecar.kinds import (
     Section,
     Several,
     Table,
+    Template,
     Text,
     Variant,
 )
@@ -239,7 +240,9 @@ class File:
     type: ClassVar[str] = "file"
 
     path: str = setting(
-        _PATH, ..., "The file; `{src} {type} {date} {hour} {host} {pid}` in it are filled in."
+        Template("a path"),
+        ...,
+        "The file; `{src} {type} {date} {hour} {host} {pid}` in it are filled in.",
     )
     rotate: Rotate = section(Rotate, "When a file is set aside and a new one begun.")
     fsync: str = setting(

@@ -119,6 +119,11 @@ class Sidecar:
         self.admin.stop()
         return lost
 
+    @property
+    def cut_off(self) -> int:
+        """Connections that the stop closed although they had more to read."""
+        return self.server.cut_off
+
     def abort(self) -> None:
         """Let a `stop` that waits go on at once; what is not delivered is given up."""
         self.server.abort()
