@@ -51,6 +51,10 @@ _NEXT = {
 }
 
 _MAX_FRAME_BYTES = 65536  # protocol section 1, the newline included
+_MAX_NESTING = 100
+_MAX_DIGITS = 4000
+_LONG_NUMBER = re.compile(rb"[0-9]{4001}")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _BATCH_BYTES = 1 << 18  # of one write; each costs a hand-over of the interpreter lock
 _FIRST_RETRY, _LAST_RETRY = 0.1, 30.0  # seconds
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # the host may have set SIGPIPE to its default
@@ -102,6 +106,17 @@ def _plain(value: Any) -> Any:
 _encode = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
 ).encode
+
+
+def _nesting(frame: bytes) -> int:
+    depth = deepest = 0
+    for bracket in _STRING.sub(b"", frame):
+        if bracket in b"{[":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif bracket in b"}]":
+            depth -= 1
+    return deepest
 
 
 def _event_head(level: str) -> str:
@@ -182,6 +197,13 @@ class _Sender:
             return
         if len(frame) > _MAX_FRAME_BYTES:
             self.refuse(ValueError(f"a frame of {len(frame)} bytes; at most 65,536 are allowed"))
+            return
+        # What the parser of the sidecar may not take: encoders go deeper and write longer numbers.
+        if frame.count(b"{") + frame.count(b"[") > _MAX_NESTING and _nesting(frame) > _MAX_NESTING:
+            self.refuse(ValueError(f"nested deeper than {_MAX_NESTING} levels"))
+            return
+        if len(frame) > _MAX_DIGITS and _LONG_NUMBER.search(_STRING.sub(b"", frame)):
+            self.refuse(ValueError(f"a number of more than {_MAX_DIGITS} digits"))
             return
         if len(self.queue) >= self.limit and not self.make_room():
             return

@@ -74,6 +74,7 @@ sub new {
         open      => [],           # states of the open spans, innermost last
         inherited => scalar _parse_traceparent($ENV{TRACEPARENT}),
         of_main   => !caller 1,
+        maker     => $$,
         state     => '',           # '': nothing tried yet
     }, $class;
     $self->{buffer} =~ /\A[1-9][0-9]*\z/ or _croak("buffer is a number of messages, 1 or more: not '$self->{buffer}'");
@@ -577,7 +578,8 @@ sub _close {
     $self->_end_span($_, status => $status) for grep { $_->{owner} == $$ } reverse @{ $self->{open} };
     my $until_s = _now() + $timeout_s;
     my $queue   = $self->{queue};
-    if ($self->_flush($until_s, $patient) && $self->{sent}) {
+    # A goodbye says that the source is finished, so a forked child says none: the job goes on.
+    if ($self->_flush($until_s, $patient) && $self->{sent} && $$ == $self->{maker}) {
         local ($ROOM_BYTES, $FAULT) = ($MAX_FRAME_BYTES);
         push @$queue, $self->{head} . int(1000 * time) . ',"type":"goodbye","data":{"reason":' . _text($reason) . "}}\n";
         $self->_drain($until_s);
@@ -1003,7 +1005,7 @@ messages longer than 65,536 bytes.
 =head1 FORK AND THREADS
 
 A forked child has a connection, an empty buffer and counters of its own from its first call on; the parent's stay
-untouched, and the child says no goodbye for it. Messages of the child belong to the span that was open at the fork; the
+untouched, and the child says no goodbye: one would say that the source is finished. Messages of the child belong to the span that was open at the fork; the
 parent ends it. The same holds for a new thread.
 
 =head1 ENVIRONMENT

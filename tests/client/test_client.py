@@ -920,3 +920,18 @@ def test_logging_that_fails_cannot_feed_itself(free_port, caplog):
         assert client.close(0.05) == 1
     finally:
         logging.getLogger().removeHandler(bridge)
+
+
+def test_what_the_sidecar_may_not_parse_is_refused(listener):
+    deep: list = []
+    for _ in range(300):
+        deep = [deep]
+    shallow = [[i, {"text": "[[[{{{\\\""}] for i in range(500)]
+    with Client("a", **listener.where) as client:
+        client.log_event("info", "deep", {"x": deep})
+        client.log_event("info", "long", {"x": 10**4100})
+        client.log_event("info", "1" * 3000, {"x": shallow, "n": 10**300})
+        client.log_event("info", "1" * 5000)
+        assert client.refused == 2 and "digits" in client.refusal
+        assert client.flush(TIMEOUT)
+    assert [frame["data"]["msg"][:3] for frame in listener.frames() if frame["type"] == "event"] == ["111"] * 2
