@@ -42,7 +42,7 @@ def test_join_is_the_sum(several):
 @given(batches)
 def test_halves_are_the_whole(batch):
     if len(batch) > 1:
-        first, second = batch.halves()
+        first, second = batch.split(len(batch) // 2)
         assert first.raw + second.raw == batch.raw and len(first) and len(second)
 
 

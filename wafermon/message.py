@@ -50,10 +50,12 @@ class Reject(NamedTuple):
     Attributes:
         reason: the first reason that applies.
         line: its bytes without the line end; of an oversize frame the first 1,024.
+        q: the receipt that it asked for, where that could be read; 0 for none.
     """
 
     reason: Reason
     line: bytes
+    q: int = 0
 
 
 def is_name(value: object) -> bool:
@@ -126,6 +128,7 @@ class Batch:
         messages: their decoded form, where it is at hand.
         rejects: frames of the same read that were not accepted.
         hellos: how many of the messages are a `hello`; the session takes these out.
+        numbered: whether a message asks for a receipt.
         sources: how many messages each source has in here, where that is known.
         received_ms: wall time of the read in Unix milliseconds; the server stamps it.
 
@@ -142,10 +145,16 @@ class Batch:
         "_messages",
         "_parts",
         "_sources",
+        "duplicates",
         "hellos",
+        "mark",
+        "numbered",
         "raw",
+        "receipt",
         "received_ms",
+        "rejected_first",
         "rejects",
+        "seq",
     )
 
     def __init__(
@@ -155,12 +164,24 @@ class Batch:
         rejects: Sequence[Reject] = (),
         received_ms: int = 0,
         hellos: int = 0,
+        numbered: bool = False,
         sources: Optional[dict[str, int]] = None,
     ) -> None:
         self.raw = raw
         self.rejects = rejects
         self.received_ms = received_ms
         self.hellos = hellos
+        self.numbered = numbered
+        #: Whether one of `rejects` came before all of the messages.
+        self.rejected_first = False
+        #: The receipt that is due once this batch is safe; 0 for none. The session sets it.
+        self.receipt = 0
+        #: Session -> highest q that it holds with this batch, to be committed along with it.
+        self.mark: Optional[tuple[str, int]] = None
+        #: Frames that the session discarded, as it holds them already.
+        self.duplicates = 0
+        #: Its number in the journal; 0 where there is none.
+        self.seq = 0
         self._messages = messages
         self._lines: Optional[list[bytes]] = None
         self._parts: Sequence[Batch] = ()
@@ -211,6 +232,14 @@ class Batch:
         raw = b"\n".join([lines[i] for i in indexes]) + b"\n" if indexes else b""
         return Batch(raw, [messages[i] for i in indexes], received_ms=self.received_ms)
 
+    def with_lines(self, lines: list[bytes], messages: list[Message]) -> Batch:
+        """The same batch, with rejects and receipts, but for what its messages say."""
+        raw = b"\n".join(lines) + b"\n" if lines else b""
+        batch = Batch(raw, messages, self.rejects, self.received_ms, sources=self._sources)
+        batch.receipt, batch.mark, batch.duplicates = self.receipt, self.mark, self.duplicates
+        batch.seq = self.seq
+        return batch
+
     def by_source(self) -> dict[str, Batch]:
         """One batch a source; a batch of a single source is itself, at no cost."""
         if len(self.sources) == 1:
@@ -232,11 +261,14 @@ class Batch:
 
     def packed(self) -> Batch:
         """The same batch without its decoded messages: what waits in a queue."""
-        return Batch(self.raw, received_ms=self.received_ms, sources=self.sources)
+        batch = Batch(self.raw, received_ms=self.received_ms, sources=self.sources)
+        batch.seq = self.seq
+        return batch
 
     @staticmethod
     def join(batches: Sequence[Batch]) -> Batch:
-        """Several packed batches as one, in order; it has the time of the first."""
+        """Several packed batches as one, in order; it has the time of the first, the number of
+        the last."""
         if len(batches) == 1:
             return batches[0]
         sources: dict[str, int] = {}
@@ -246,13 +278,13 @@ class Batch:
         raw = b"".join([batch.raw for batch in batches])
         whole = Batch(raw, received_ms=batches[0].received_ms, sources=sources)
         whole._parts = batches
+        whole.seq = batches[-1].seq
         return whole
 
-    def halves(self) -> list[Batch]:
-        """The batch as two, to find a guilty line; a batch of one cannot be split."""
-        middle = self._count // 2
-        lines = self.lines
-        return [
-            Batch(b"\n".join(part) + b"\n", received_ms=self.received_ms)
-            for part in (lines[:middle], lines[middle:])
-        ]
+    def split(self, at: int) -> tuple[Batch, Batch]:
+        """The batch as two: its first messages, and the rest."""
+        first, rest = (
+            Batch(b"\n".join(part) + b"\n" if part else b"", received_ms=self.received_ms)
+            for part in (self.lines[:at], self.lines[at:])
+        )
+        return first, rest

@@ -23,6 +23,7 @@ from wafermon.message import (
     Reason,
     Reject,
     check,
+    is_integer,
 )
 
 #: Of an oversize frame this much is kept for the dead letters (protocol section 2).
@@ -46,6 +47,12 @@ def _has_lone_surrogate(text: str) -> bool:
         return False
     # Escaped backslashes go first, or `\\ud83d` would read as an escape.
     return _HALF.search(_PAIR.sub(" ", text.replace("\\\\", " "))) is not None
+
+
+def _receipt_of(message: object) -> int:
+    """The receipt that a rejected frame asks for: it is dealt with, and its sender may know."""
+    q = message.get("q") if type(message) is dict else None
+    return q if is_integer(q, 1) else 0  # type: ignore[return-value]
 
 
 class Decoder:
@@ -79,6 +86,7 @@ class Decoder:
         self._glue = f',"{self._separator}",'
         self._known_sources: set[str] = set()
         self._hellos = 0  # in the block at hand
+        self._numbered = False  # whether a message of it asks for a receipt
 
     @property
     def pending(self) -> bool:
@@ -114,6 +122,7 @@ class Decoder:
         batch = self._decode(block, len(data))
         after = self._keep(data[end:]) if end < len(data) else []
         if rejects or after:
+            batch.rejected_first = bool(rejects) or batch.rejected_first or not batch
             batch.rejects = [*rejects, *batch.rejects, *after]
         return batch
 
@@ -146,7 +155,7 @@ class Decoder:
         if fed <= self._max_frame or len(block) <= self._max_frame:
             messages = self._decode_block(block)
             if messages is not None:
-                return Batch(block, messages, hellos=self._hellos)
+                return Batch(block, messages, hellos=self._hellos, numbered=self._numbered)
         return self._decode_lines(block)
 
     def _decode_block(self, block: bytes) -> Optional[list[Message]]:
@@ -175,11 +184,16 @@ class Decoder:
         stricter than `check`, never laxer.
         """
         known, types, version = self._known_sources, _QUICK_TYPES, VERSION
-        self._hellos = 0
+        self._hellos, numbered = 0, False
         for message in values:
             try:
+                size = len(message)
+                if size == 6:  # a plain frame with a receipt asked for, the usual one of an SDK
+                    q = message["q"]
+                    if type(q) is int and 1 <= q <= MAX_INTEGER:
+                        numbered, size = True, 5
                 if (
-                    len(message) == 5
+                    size == 5
                     and message["src"] in known
                     and message["type"] in types
                     and type(message["ts"]) is int
@@ -197,6 +211,8 @@ class Decoder:
                 known.clear()
             known.add(message["src"])
             self._hellos += message["type"] == HELLO
+            numbered = numbered or "q" in message
+        self._numbered = numbered
         return True
 
     def _decode_lines(self, block: bytes) -> Batch:
@@ -204,6 +220,7 @@ class Decoder:
         lines: list[bytes] = []
         messages: list[Message] = []
         rejects: list[Reject] = []
+        rejected_first = False
         for line in block.split(b"\n")[:-1]:
             if line in (b"", b"\r"):
                 continue
@@ -212,11 +229,17 @@ class Decoder:
                 lines.append(line)
                 messages.append(message)
             else:
+                rejected_first = rejected_first or not lines
                 kept = line[: self._kept] if reason is Reason.OVERSIZE else line
-                rejects.append(Reject(reason, kept))
+                if type(message) is dict and message.get("type") == HELLO:
+                    kept = b'{"type":"hello"}'  # it may hold a secret
+                rejects.append(Reject(reason, kept, _receipt_of(message)))
         raw = b"\n".join(lines) + b"\n" if lines else b""
         hellos = sum(message["type"] == HELLO for message in messages)
-        return Batch(raw, messages, rejects, hellos=hellos)
+        numbered = any("q" in message for message in messages)
+        batch = Batch(raw, messages, rejects, hellos=hellos, numbered=numbered)
+        batch.rejected_first = rejected_first
+        return batch
 
     def _decode_line(self, line: bytes) -> tuple[Message, Optional[Reason]]:
         if len(line) >= self._max_frame:
