@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable, Optional, Union
 
 from wafermon.flow.pattern import any_of, is_pattern
+from wafermon.flow.redact import Redactor
 from wafermon.message import Batch, Message, level_rank
 from wafermon.observe import Family, family
 
@@ -33,6 +34,7 @@ class Rule:
         where: dotted path -> a value, a list of values, or a pattern with `*` and `?`.
         sample: share to keep, 0 to 1, by a hash of `tid` (else of `src` and `ts`), so that all
             messages of a trace share one fate.
+        redact: dotted paths of fields whose values this backend does not get to see.
     """
 
     backend: str
@@ -40,6 +42,7 @@ class Rule:
     level: Optional[str] = None
     where: Mapping[str, Union[Scalar, Sequence[Scalar]]] = dataclasses.field(default_factory=dict)
     sample: float = 1.0
+    redact: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +52,11 @@ class _Step:
     backend: str
     filters: tuple[Predicate, ...]
     sample: float
+    redactor: Optional[Redactor] = None
 
     @property
     def takes_all(self) -> bool:
-        return not self.filters and self.sample >= 1.0
+        return not self.filters and self.sample >= 1.0 and self.redactor is None
 
 
 class Router:
@@ -63,6 +67,7 @@ class Router:
 
     Args:
         routing: source name or pattern -> rules.
+        redact: dotted paths of fields whose values nobody gets to see.
         max_sources: how many sources are remembered; past it the memory starts anew.
 
     Thread: loop only; `collect` any.
@@ -74,18 +79,31 @@ class Router:
     """
 
     def __init__(
-        self, routing: Mapping[str, Iterable[Rule]], *, max_sources: int = 10_000
+        self,
+        routing: Mapping[str, Iterable[Rule]],
+        *,
+        redact: Sequence[str] = (),
+        max_sources: int = 10_000,
     ) -> None:
         entries = {source: list(rules) for source, rules in routing.items()}
         self._exact = {s: rules for s, rules in entries.items() if not is_pattern(s)}
         patterns = sorted((s for s in entries if is_pattern(s)), key=len, reverse=True)
         self._patterns = [(any_of([s]), entries[s]) for s in patterns]
+        self._redactor = Redactor(redact) if redact else None
         self._max_sources = max_sources
         self._plans: dict[str, list[_Step]] = {}
         #: Messages that no backend got, by reason.
         self.dropped = {NO_ROUTE: 0, FILTERED: 0, SAMPLED: 0}
         #: How often the memory of sources was full.
         self.evictions = 0
+
+    def go_on(self, before: Router) -> None:
+        """Count on from another router, whose place it takes."""
+        self.dropped, self.evictions = before.dropped, before.evictions
+
+    def clean(self, batch: Batch) -> Batch:
+        """A batch as it may be shown and kept: the batch itself where nothing is to be hidden."""
+        return batch if self._redactor is None else self._redactor.apply(batch)
 
     def route(self, batch: Batch) -> list[tuple[str, Batch]]:
         """Tell which backend gets which part of a batch.
@@ -100,20 +118,24 @@ class Router:
         if len(first) == 1 and first[0].takes_all and all(plan == first for plan in plans.values()):
             return [(first[0].backend, batch)]
         chosen: dict[str, list[int]] = {}
+        hiding: dict[str, list[tuple[Redactor, set[int]]]] = {}
         if len(plans) == 1:
-            self._choose(first, batch.messages, range(len(batch)), chosen)
+            self._choose(first, batch.messages, range(len(batch)), chosen, hiding)
         else:
             # By message and not by part, so that the order among sources is kept.
             where: dict[str, list[int]] = {source: [] for source in plans}
             for index, message in enumerate(batch.messages):
                 where[message["src"]].append(index)
             for source, indexes in where.items():
-                self._choose(plans[source], batch.messages, indexes, chosen)
-        return [
-            (backend, batch.select(sorted(indexes)))
-            for backend, indexes in chosen.items()
-            if indexes
-        ]
+                self._choose(plans[source], batch.messages, indexes, chosen, hiding)
+        routed = []
+        for backend, indexes in chosen.items():
+            if indexes:
+                clean = batch
+                for redactor, taken in hiding.get(backend, ()):
+                    clean = redactor.apply(clean, taken)
+                routed.append((backend, clean.select(sorted(indexes))))
+        return routed
 
     @property
     def backends(self) -> set[str]:
@@ -141,6 +163,7 @@ class Router:
         messages: Sequence[Message],
         indexes: Sequence[int],
         chosen: dict[str, list[int]],
+        hiding: dict[str, list[tuple[Redactor, set[int]]]],
     ) -> None:
         """Put the messages of one source to every rule of its plan; a backend gets each once."""
         if not plan:
@@ -151,8 +174,10 @@ class Router:
         for step in plan:
             passed = [i for i in indexes if all(f(messages[i]) for f in step.filters)]
             matched.update(passed)
-            kept = {i for i in passed if _keeps(messages[i], step.sample)}
+            kept = {i for i in passed if keeps(messages[i], step.sample)}
             taken.setdefault(step.backend, set()).update(kept)
+            if step.redactor is not None and kept:
+                hiding.setdefault(step.backend, []).append((step.redactor, kept))
         sent = set().union(*taken.values())
         self.dropped[FILTERED] += len(indexes) - len(matched)
         self.dropped[SAMPLED] += len(matched - sent)
@@ -185,7 +210,8 @@ def _compile(rule: Rule) -> _Step:
         )
     for path, wanted in rule.where.items():
         filters.append(_where(path.split("."), wanted))
-    return _Step(rule.backend, tuple(filters), rule.sample)
+    redactor = Redactor(rule.redact) if rule.redact else None
+    return _Step(rule.backend, tuple(filters), rule.sample, redactor)
 
 
 def _where(path: Sequence[str], wanted: Union[Scalar, Sequence[Scalar]]) -> Predicate:
@@ -209,7 +235,7 @@ def _where(path: Sequence[str], wanted: Union[Scalar, Sequence[Scalar]]) -> Pred
     return matches
 
 
-def _keeps(message: Message, share: float) -> bool:
+def keeps(message: Message, share: float) -> bool:
     """Whether a sample of this share keeps a message: the same answer on every host."""
     if share >= 1.0:
         return True
