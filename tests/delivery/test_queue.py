@@ -64,12 +64,13 @@ def test_full_by_messages_by_bytes_and_by_source():
 
 def test_low_is_half():
     queue = BatchQueue(max_messages=10, per_source=8)
-    for _ in range(10):
-        queue.put(batch(1))
+    queue.put(batch(6))
+    six = queue.take()
+    queue.put(batch(4))
     assert not queue.is_low(["a"])
-    queue.done(batch(6))
+    queue.done(six)
     assert queue.messages == 4 and not queue.is_low(["a"]) and queue.is_low(["b"])
-    queue.done(batch(1))
+    queue.done(queue.take())
     assert queue.is_low(["a"])
 
 

@@ -5,10 +5,10 @@ import threading
 import pytest
 from support import eventually
 
-from wafermon.delivery import Backend, BatchQueue, Retry, Route, Slots
+from wafermon.delivery import Backend, BatchQueue, Breaker, Retry, Route, Slots
 from wafermon.errors import PermanentError, RetryableError
 from wafermon.message import Batch
-from wafermon.testing import frames
+from wafermon.testing import FakeClock, frames
 
 AT_ONCE = Retry(initial=0.0)
 
@@ -157,9 +157,9 @@ def test_abandon_lets_a_stop_go_on_at_once():
 
 
 def test_full_and_dropping_where_nobody_can_pause():
-    route = Route("r", Sink(), queue=BatchQueue(max_messages=3), drop_when_full=True)
+    route = Route("r", Sink(), queue=BatchQueue(max_messages=3, when_full="drop_newest"))
     assert [route.offer(batch(2)) for _ in range(4)] == [True] * 4
-    assert (route.offered, route.dropped["queue_full"], route.queued) == (8, 4, 4)
+    assert (route.offered, route.dropped["queue_full"], route.queued) == (8, 5, 3)
     blocking = Route("r", Sink(), queue=BatchQueue(max_messages=3))
     assert [blocking.offer(batch(2)) for _ in range(3)] == [True, False, False]
     assert blocking.queued == 6
@@ -238,3 +238,100 @@ def test_a_fault_of_our_own_costs_its_batch_and_not_the_thread():
     route.offer(batch(2, first=10))
     assert route.stop(10) == 0 and account(route) == 5
     assert b'"10"' in sink.lines[-2]
+
+
+def test_the_circuit_opens_probes_and_closes():
+    sink = Sink(faults=[RetryableError("down")] * 4)
+    pauses, states = [], []
+    route = Route("r", sink, retry=AT_ONCE, breaker=Breaker(failures=3, probe_after=7))
+    route._pause = lambda seconds: (pauses.append(seconds), states.append(route.breaker.state))
+    whole = batch(4)
+    route.offer(whole)
+    route._deliver_or_drop(route.queue.take(0))
+    assert pauses == [0, 0, 7, 7], "no attempt before the pause is over"
+    assert [state.value for state in states] == ["closed", "closed", "open", "open"]
+    assert (route.breaker.state.value, route.breaker.opened) == ("closed", 1)
+    assert sink.lines == whole.lines and route.is_up
+
+
+def test_what_fails_too_long_is_given_up_whole_and_the_next_one_tried():
+    clock, sink = FakeClock(), Sink(faults=[PermanentError("no")] + [RetryableError("down")] * 3)
+    route = Route("r", sink, retry=Retry(20, 20, give_up_after=30, share=lambda: 1.0), clock=clock)
+    route._pause = clock.advance
+    route.offer(batch(4))
+    route._deliver_or_drop(route.queue.take(0))
+    assert route.dropped["gave_up"] == 4 == account(route) and not sink.lines
+    assert not route.is_up and route.queue.messages == 0
+    route.offer(batch(2))
+    route._deliver_or_drop(route.queue.take(0))
+    assert route.delivered == 2 and route.is_up
+
+
+def test_without_dead_letters_what_is_refused_is_a_drop():
+    route = Route("r", Sink(refuse=[b'"msg":"2"']))
+    route.offer(batch(3, first=1))
+    route.start()
+    assert route.stop(10) == 0
+    assert (route.delivered, route.dropped["refused"], account(route)) == (2, 1, 3)
+
+
+def test_a_write_that_takes_too_long_shows():
+    sink, clock = Hanging(), FakeClock()
+    route = Route("r", sink, timeout=5, clock=clock)
+    route.offer(batch())
+    route.start()
+    assert sink.entered.wait(10)
+    assert route.is_up and route.hanging_seconds == 0
+    clock.advance(6)
+    assert not route.is_up and route.hanging_seconds == 6
+    sink.release.set()
+    assert route.stop(10) == 0 and route.is_up
+
+
+def test_a_write_that_comes_back_after_the_end_does_not_count_twice():
+    sink = Hanging()
+    route = Route("r", sink)
+    route.offer(batch(5))
+    route.start()
+    assert sink.entered.wait(10)
+    assert route.stop(0) == 5
+    sink.release.set()
+    route._thread.join(10)
+    assert account(route) == route.offered == 5 == route.dropped["shutdown"]
+    assert route.delivered == route.queued == 0
+
+
+def test_slots_are_given_in_order():
+    """Who is done and comes again at once goes to the end of the line."""
+    slots, turns = Slots(1, clock=FakeClock()), []
+
+    def work(name):
+        with slots:
+            turns.append(name)
+
+    others = [threading.Thread(target=work, args=(name,)) for name in "ab"]
+    with slots:
+        for place, thread in enumerate(others, 1):
+            thread.start()
+            eventually(lambda place=place: len(slots._line) == place)
+    work("again")
+    for thread in others:
+        thread.join(30)
+    assert turns == ["a", "b", "again"] and slots.busy == 0
+
+
+def test_a_queue_that_fails_does_not_end_the_thread(caplog):
+    class Odd(BatchQueue):
+        faults = 1
+
+        def take(self, timeout=None):
+            if self.faults:
+                self.faults = 0
+                raise ValueError("odd")
+            return super().take(timeout)
+
+    route = Route("r", Sink(), queue=Odd(), retry=Retry(0, 0))
+    route.offer(batch())
+    route.start()
+    eventually(lambda: route.delivered == 1)
+    assert route.stop(10) == 0 and len(caplog.records) == 1

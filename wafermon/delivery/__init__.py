@@ -1,9 +1,13 @@
 """From a routed batch to a backend that has taken it: queues, retries, threads."""
 
 from wafermon.delivery.backend import Backend
+from wafermon.delivery.breaker import Breaker
 from wafermon.delivery.dead_letters import DeadLetters
+from wafermon.delivery.journal import Journal
+from wafermon.delivery.journaled_queue import JournaledQueue
 from wafermon.delivery.pipeline import Feeder, Observer, Pipeline
 from wafermon.delivery.queue import BatchQueue
+from wafermon.delivery.rate_limit import RateLimit
 from wafermon.delivery.retry import Retry
 from wafermon.delivery.route import Route
 from wafermon.delivery.slots import Slots
@@ -12,10 +16,14 @@ from wafermon.delivery.tail import Tail, View
 __all__ = [
     "Backend",
     "BatchQueue",
+    "Breaker",
     "DeadLetters",
     "Feeder",
+    "Journal",
+    "JournaledQueue",
     "Observer",
     "Pipeline",
+    "RateLimit",
     "Retry",
     "Route",
     "Slots",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import logging
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Callable, Optional, Protocol
 
 from wafermon.delivery.dead_letters import DeadLetters
+from wafermon.delivery.journal import DISK, MEMORY, Journal
+from wafermon.delivery.journaled_queue import JournaledQueue
+from wafermon.delivery.rate_limit import RateLimit
 from wafermon.delivery.route import Route
 from wafermon.flow.router import Router
 from wafermon.message import Batch, Reason, Reject
@@ -25,6 +30,10 @@ class Feeder(Protocol):
     def resume(self) -> None:
         """Read on; called on the loop thread."""
 
+    def safe(self, q: int, level: str, answers: int) -> None:
+        """All that was submitted up to a batch is safe; `q` is that batch's receipt. Called on
+        the loop thread, once for as many `expect`s as it answers."""
+
 
 class Observer(Protocol):
     """Somebody who looks at every batch as it passes. Loop thread only; must be quick."""
@@ -41,6 +50,8 @@ class Pipeline:
         routes: backend name -> its route; `start` and `stop` go to all of them.
         observers: are shown each batch, in order.
         dead_letters: gets the frames that were rejected.
+        journal: commits every batch, and only then receipts go back; its life is the owner's.
+        rate_limit: drops what one source sends too fast, before anybody sees it.
         call_soon: runs a function on the loop thread; without it `resume` is the caller's task.
         max_sources: sources with a count of their own.
         clock: monotonic seconds.
@@ -67,6 +78,8 @@ class Pipeline:
         *,
         observers: Iterable[Observer] = (),
         dead_letters: Optional[DeadLetters] = None,
+        journal: Optional[Journal] = None,
+        rate_limit: Optional[RateLimit] = None,
         call_soon: Optional[Callable[[Callable[[], None]], None]] = None,
         max_sources: int = 200,
         clock: Callable[[], float] = time.monotonic,
@@ -75,13 +88,36 @@ class Pipeline:
         if missing:
             raise ValueError(f"no route for: {', '.join(missing)}")
         self.routes = dict(routes)
+        #: Nobody looks at the routes, the retired ones and the journal's cursors half changed.
+        self._swapping = threading.Lock()
+        #: Routes that a `swap` took out and that still drain.
+        self.retired: dict[str, Route] = {}
+        #: What routes without a backend had not delivered when they ended, by what became of it.
+        self.orphaned = {"kept": 0, "lost": 0}
         self._router = router
         self._observers = list(observers)
         self._dead_letters = dead_letters
         self._call_soon = call_soon
         self._clock = clock
-        #: Feeders that wait, each with the routes and sources that it waits for.
-        self._paused: dict[Feeder, list[tuple[Route, Sequence[str]]]] = {}
+        #: Feeders that wait, each with what tells whether it may go on.
+        self._paused: dict[Feeder, list[Callable[[], bool]]] = {}
+        #: Receipts that wait for a commit, by its number.
+        self._receipts: collections.deque[tuple[int, Feeder, int]] = collections.deque()
+        self._commits: collections.deque[tuple[int, str]] = collections.deque()
+        self.duplicates = self.rate_limited = 0
+        self.rate_limit = rate_limit
+        self.journal = journal
+        if journal is not None:
+            journal.cursors = {
+                name: seq
+                for name, seq in journal.cursors.items()
+                if name not in self.routes and seq < journal.assigned
+            }
+            for name in journal.cursors:
+                log.warning("no backend %s: what it has not got stays in the journal", name)
+            journal.positions = self._positions
+            journal.on_committed = self._on_committed
+            journal.on_tick = self._on_done  # a queue whose patience ends tells nobody by itself
         self._resume_asked = False
         self._max_sources = max_sources
         self.received = CappedCounts(max_sources)
@@ -99,17 +135,142 @@ class Pipeline:
         """
         if batch.rejects:
             self._reject(batch.rejects)
-        if not len(batch):
-            return
+        self.duplicates += batch.duplicates
         for source, count in batch.sources.items():
             self.received.add(source, count)
+        batch = self._router.clean(self._limit(batch))
+        seq = 0 if self.journal is None else self.journal.append(batch)
+        if len(batch):
+            self._route(batch, feeder)
+        if self.journal is not None:
+            self.journal.routed = seq
+            if self.journal.is_full and feeder is not None:
+                self._pause(feeder, lambda: self.journal is None or self.journal.is_low)
+
+    def expect(self, feeder: Feeder, q: int) -> None:
+        """Tell a feeder once all that was submitted up to now is safe.
+
+        Args:
+            feeder: its `safe` is called, at once where that is so already.
+            q: what to tell it.
+        """
+        if self.journal is None:
+            feeder.safe(q, MEMORY, 1)
+        elif self.journal.committed >= self.journal.assigned and not self._receipts:
+            feeder.safe(q, MEMORY if self.journal.error else DISK, 1)
+        else:
+            self._receipts.append((self.journal.assigned, feeder, q))
+
+    def _on_committed(self, seq: int, level: str) -> None:
+        """Called on the journal's thread."""
+        self._commits.append((seq, level))
+        if self._call_soon is not None:
+            self._call_soon(self.committed)
+
+    def committed(self) -> None:
+        """Send the receipts of what has been committed: the last of each feeder covers the rest."""
+        while self._commits:
+            seq, level = self._commits.popleft()
+            due: dict[Feeder, tuple[int, int]] = {}
+            while self._receipts and self._receipts[0][0] <= seq:
+                _, feeder, q = self._receipts.popleft()
+                before, answers = due.get(feeder, (0, 0))
+                due[feeder] = (max(q, before), answers + 1)
+            for feeder, (q, answers) in due.items():
+                feeder.safe(q, level, answers)
+        if self._paused:
+            self.resume()
+
+    def _positions(self) -> dict[str, int]:
+        """How far each route has come. `routed` is read first: see `JournaledQueue.position`."""
+        if self.journal is None:
+            return {}
+        routed = self.journal.routed
+        with self._swapping:
+            return {
+                **self._orphans(self.journal),
+                **{
+                    name: route.queue.position(routed)
+                    for name, route in {**self.retired, **self.routes}.items()
+                    if isinstance(route.queue, JournaledQueue)
+                },
+            }
+
+    def _orphans(self, journal: Journal) -> Mapping[str, int]:
+        """The cursors of backends that are gone, as long as the others have half of the journal."""
+        if journal.cursors and journal.bytes > journal.max_bytes // 2:
+            log.error("the journal is half full: what it kept for %s is given up",
+                      ", ".join(journal.cursors))  # fmt: skip
+            journal.cursors = {}
+        return dict(journal.cursors)
+
+    def swap(self, router: Router, routes: Mapping[str, Route]) -> list[Route]:
+        """Route by another configuration from the next batch on. Loop thread only.
+
+        Args:
+            router: in place of the old one; it goes on with its counts.
+            routes: all of them. One that is there already stays as it is; one of the same name as
+                another, which has been halted, takes over from it. Starting them is the caller's.
+
+        Returns:
+            Those that are gone; `retire` each.
+        """
+        router.go_on(self._router)
+        with self._swapping:
+            before = {**self.retired, **self.routes}
+            for name, route in routes.items():
+                if name in before and before[name] is not route:
+                    route.take_over(before[name])
+                route.on_done = self._on_done
+            gone = [route for name, route in self.routes.items() if name not in routes]
+            self.retired = {n: route for n, route in before.items() if n not in routes}
+            self.routes, self._router = dict(routes), router
+            if self.journal is not None:
+                cursors = self.journal.cursors
+                self.journal.cursors = {n: seq for n, seq in cursors.items() if n not in routes}
+        self.resume()
+        return gone
+
+    def retire(self, route: Route, timeout: float) -> None:
+        """Let a route that is gone deliver what it has, then end it. Not on the loop thread.
+
+        Args:
+            route: what it has not delivered then stays in the journal for a backend of this name;
+                without one it is lost. Either way it is counted and said.
+            timeout: seconds.
+        """
+        route.begin_stop(hurried=False)
+        route.wait(timeout)
+        with self._swapping:
+            if self.retired.get(route.name) is not route or route.halted:
+                return  # its backend comes back, and takes over
+            lost = route.stop(0.0)
+            kept = route.queued
+            if kept and self.journal is not None and isinstance(route.queue, JournaledQueue):
+                cursor = {route.name: route.queue.position(0)}
+                self.journal.cursors = {**self.journal.cursors, **cursor}
+            self.orphaned["kept"] += kept
+            self.orphaned["lost"] += lost
+            self.retired = {n: r for n, r in self.retired.items() if r is not route}
+        route.abandon()
+
+    def _limit(self, batch: Batch) -> Batch:
+        if self.rate_limit is None:
+            return batch
+        admitted = self.rate_limit.admit(batch)
+        self.rate_limited += len(batch) - len(admitted)
+        return admitted
+
+    def _route(self, batch: Batch, feeder: Optional[Feeder]) -> None:
         for observer in self._observers:
             self._show(observer, batch)
         for name, part in self._router.route(batch):
             route = self.routes[name]
             packed = part.packed()
+            packed.seq = batch.seq
             if not route.offer(packed) and feeder is not None:
-                self._pause(feeder, route, list(packed.sources))
+                sources, queue = list(packed.sources), route.queue
+                self._pause(feeder, lambda q=queue, s=sources: q.is_low(s))  # type: ignore[misc]
 
     def _reject(self, rejects: Sequence[Reject]) -> None:
         for reject in rejects:
@@ -125,13 +286,13 @@ class Pipeline:
             if self.observer_errors == 1:
                 log.exception("an observer failed; further failures are only counted")
 
-    def _pause(self, feeder: Feeder, route: Route, sources: Sequence[str]) -> None:
+    def _pause(self, feeder: Feeder, may_go_on: Callable[[], bool]) -> None:
         waits = self._paused.get(feeder)
         if waits is None:
             waits = self._paused[feeder] = []
             feeder.pause()
-        waits.append((route, sources))
-        if route.queue.is_low(sources):
+        waits.append(may_go_on)
+        if may_go_on():
             self._on_done()  # it ran empty before it was known that somebody waits
 
     def _on_done(self) -> None:
@@ -144,14 +305,16 @@ class Pipeline:
         """Let the feeders go on whose queues are low again."""
         self._resume_asked = False
         for feeder, waits in list(self._paused.items()):
-            waits[:] = [(r, sources) for r, sources in waits if not r.queue.is_low(sources)]
+            waits[:] = [may_go_on for may_go_on in waits if not may_go_on()]
             if not waits:
                 del self._paused[feeder]
                 feeder.resume()
 
     def forget(self, feeder: Feeder) -> None:
-        """A feeder is gone."""
+        """A feeder is gone: it is not resumed, and gets no receipt."""
         self._paused.pop(feeder, None)
+        if self._receipts:
+            self._receipts = collections.deque(r for r in self._receipts if r[1] is not feeder)
 
     def start(self) -> None:
         """Start the delivery threads."""
@@ -168,15 +331,14 @@ class Pipeline:
             How many messages were given up.
         """
         deadline = self._clock() + timeout
-        for route in self.routes.values():
+        routes = [*self.routes.values(), *self.retired.values()]
+        for route in routes:
             route.begin_stop()
-        return sum(
-            route.stop(max(0.0, deadline - self._clock())) for route in self.routes.values()
-        )
+        return sum(route.stop(max(0.0, deadline - self._clock())) for route in routes)
 
     def abandon(self) -> None:
         """Give up what is not delivered: a `stop` that waits goes on at once. Any thread."""
-        for route in self.routes.values():
+        for route in (*self.routes.values(), *self.retired.values()):
             route.abandon()
 
     def __enter__(self) -> Pipeline:
@@ -219,13 +381,39 @@ class Pipeline:
                 "source",
             ),
             family(
+                "sidecar_messages_duplicate_total",
+                "counter",
+                "Frames that were discarded, as their session held them already.",
+                {"": self.duplicates},
+            ),
+            family(
                 "sidecar_observer_errors_total",
                 "counter",
                 "Batches that an observer failed on.",
                 {"": self.observer_errors},
             ),
+            family(
+                "sidecar_orphaned_messages_total",
+                "counter",
+                "Messages that a backend had not got when the configuration lost it.",
+                self.orphaned,
+                "outcome",
+            ),
+            family(
+                "sidecar_messages_dropped_total",
+                "counter",
+                "Accepted messages that were not delivered, by reason.",
+                {"rate_limited": self.rate_limited},
+                "reason",
+            ),
+            family(
+                "sidecar_rate_limit_evictions_total",
+                "counter",
+                "Sources whose rate was forgotten, as there were too many.",
+                {"": 0 if self.rate_limit is None else self.rate_limit.evictions},
+            ),
             *self._router.collect(),
         ]
-        for route in self.routes.values():
+        for route in {**self.retired, **self.routes}.values():
             families += route.collect()
         return families

@@ -9,7 +9,7 @@ from typing import Callable, Optional
 
 @dataclasses.dataclass(frozen=True)
 class Retry:
-    """Exponential back-off with full jitter, without end.
+    """Exponential back-off with full jitter, without end unless told otherwise.
 
     Full jitter (a random share of the whole delay) keeps many hosts from coming back in step:
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
@@ -17,6 +17,8 @@ class Retry:
     Args:
         initial: bound of the first delay in seconds; it doubles with each failure,
         maximum: up to this one.
+        give_up_after: seconds after which a batch that fails again and again is dropped; None
+            never gives up.
         share: gives a random number from 0 to 1.
 
     >>> retry = Retry(initial=0.5, maximum=30.0, share=lambda: 1.0)
@@ -28,6 +30,7 @@ class Retry:
 
     initial: float = 0.1
     maximum: float = 30.0
+    give_up_after: Optional[float] = None
     share: Callable[[], float] = random.random
 
     def delay(self, failures: int, retry_after: Optional[float] = None) -> float:

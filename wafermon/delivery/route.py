@@ -5,15 +5,26 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterable
 from typing import Callable, Optional
 
+from wafermon.delivery.account import (
+    DEAD_LETTERED,
+    DELIVERED,
+    GAVE_UP,
+    INTERNAL_ERROR,
+    REFUSED,
+    SHUTDOWN,
+)
 from wafermon.delivery.backend import Backend
+from wafermon.delivery.breaker import Breaker
 from wafermon.delivery.queue import BatchQueue
 from wafermon.delivery.retry import Retry
+from wafermon.delivery.route_families import families
 from wafermon.delivery.slots import Slots
 from wafermon.errors import BackendError, PermanentError, RetryableError
 from wafermon.message import Batch
-from wafermon.observe import Family, Histogram, Sample, family
+from wafermon.observe import Family, Histogram
 
 #: The queue has been quiet for this long when a backend is asked what else is due.
 IDLE_AFTER_SECONDS = 0.2
@@ -35,11 +46,12 @@ class Route:
     Args:
         name: the backend's name, for counters and the log.
         backend: owned from now on.
-        queue: its bounds are the route's bounds.
+        queue: its bounds and its policy are the route's.
         retry: how long to wait after a failure.
+        breaker: while it is open, the batch at hand is tried now and then.
         slots: shared bound on busy threads.
-        dead_letter: takes what the backend refuses for good; without it, that is only counted.
-        drop_when_full: drop and count what does not fit, where no feeder can be paused.
+        timeout: seconds after which a write counts as hanging; what ends it is the backend's own.
+        dead_letter: takes what the backend refuses for good; without it, that is dropped.
         on_done: called from the delivery thread after each batch.
         clock: monotonic seconds.
 
@@ -64,36 +76,47 @@ class Route:
         *,
         queue: Optional[BatchQueue] = None,
         retry: Optional[Retry] = None,
+        breaker: Optional[Breaker] = None,
         slots: Optional[Slots] = None,
+        timeout: float = 10.0,
         dead_letter: Optional[DeadLetter] = None,
-        drop_when_full: bool = False,
         on_done: Optional[Callable[[], None]] = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.name = name
         self.backend = backend
         self.queue = queue or BatchQueue()
+        self.breaker = breaker or Breaker()
         self.on_done = on_done
         self._retry = retry or Retry()
         self._slots = slots or Slots(1)
+        self._timeout = timeout
         self._dead_letter = dead_letter
-        self._drop_when_full = drop_when_full
         self._clock = clock
         self._thread = threading.Thread(target=self._run, name=f"route-{name}", daemon=True)
         self._stopping = threading.Event()
+        self._hurried = False  # leave to the journal what a failing backend does not take
         self._abandoned = threading.Event()
         self._ended = threading.Event()
+        self._after: list[Route] = []
+        #: Whether a successor is about to take over.
+        self.halted = False
         self._opened = False
-        self._settled = 0  # messages of the batch at hand that are delivered or dead-lettered
-        self.offered = self.delivered = self.dead_lettered = self.retries = 0
-        self.dropped: dict[str, int] = {"queue_full": 0, "shutdown": 0, "internal_error": 0}
+        self.retries = 0
         self.latency = Histogram()
         #: What the backend last failed with, and since when it fails; None while it works.
         self.error: Optional[str] = None
         self.failing_since: Optional[float] = None
+        #: Since when the backend is busy with a call; None while it is not.
+        self.busy_since: Optional[float] = None
 
-    def start(self) -> None:
-        """Start the delivery thread; it opens the backend."""
+    def start(self, after: Iterable[Route] = ()) -> None:
+        """Start the delivery thread; it opens the backend.
+
+        Args:
+            after: routes that write to the same place; it begins when they have closed theirs.
+        """
+        self._after = list(after)
         self._thread.start()
 
     def offer(self, batch: Batch) -> bool:
@@ -102,11 +125,7 @@ class Route:
         Returns:
             False where the feeder should pause until the queue is low.
         """
-        self.offered += len(batch)
-        if self._drop_when_full and not self.queue.is_under(batch.sources):
-            self.dropped["queue_full"] += len(batch)
-            return True
-        return self.queue.put(batch) or self._drop_when_full
+        return self.queue.put(batch)
 
     def stop(self, timeout: float) -> int:
         """Flush now and end; a hanging backend is left behind at the deadline.
@@ -124,20 +143,79 @@ class Route:
         if self._thread.is_alive():
             self._thread.join(0.05)  # it may only have been waiting for a retry
         left = self.queued
-        if left:
-            self.dropped["shutdown"] = left
+        if left and self.queue.is_kept:
+            log.warning("backend %s: %d messages are left in the journal", self.name, left)
+        elif left:
+            left = self.queue.give_up(SHUTDOWN)
             log.error("backend %s: %d messages given up at shutdown", self.name, left)
-        return self.dropped["shutdown"]
+        return self.dropped[SHUTDOWN]
+
+    @property
+    def offered(self) -> int:
+        """Messages that came, from the pipeline or back from the journal."""
+        return self.queue.account().offered
+
+    @property
+    def delivered(self) -> int:
+        """Messages that the backend took."""
+        return self.queue.account().delivered
+
+    @property
+    def dead_lettered(self) -> int:
+        """Messages that it refused for good."""
+        return self.queue.account().dead_lettered
 
     @property
     def queued(self) -> int:
         """Messages that still wait for their delivery."""
-        return 0 if self.dropped["shutdown"] else self.queue.messages - self._settled
+        return self.queue.account().queued
 
-    def begin_stop(self) -> None:
-        """Tell the thread to flush and end, without waiting for it."""
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Messages that were dropped, by reason."""
+        return self.queue.account().dropped
+
+    @property
+    def hanging_seconds(self) -> float:
+        """How long the backend has been busy with one call, where that is longer than its timeout;
+        else 0."""
+        since = self.busy_since
+        busy = 0.0 if since is None else self._clock() - since
+        return busy if busy > self._timeout else 0.0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether its last call was answered, and none hangs."""
+        return self.failing_since is None and not self.hanging_seconds
+
+    def begin_stop(self, hurried: bool = True) -> None:
+        """Tell the thread to flush and end, without waiting for it.
+
+        Args:
+            hurried: with a journal, a backend that fails is tried once more and no longer.
+        """
+        self._hurried = hurried
         self._stopping.set()
         self.queue.close()
+
+    def halt(self) -> None:
+        """End after the write at hand and leave the queue to a successor. `wait` for it."""
+        self.halted = True
+        self._abandoned.set()
+        self.begin_stop()
+
+    def wait(self, timeout: float) -> bool:
+        """Wait for the end of the delivery thread, at most so many seconds; tell whether it has
+        ended and closed its backend."""
+        return self._thread.ident is None or self._ended.wait(timeout)
+
+    def take_over(self, old: Route) -> None:
+        """Go on with the queue and the counts of a route that was halted. Before `start`.
+
+        A write in which the old one hangs is made again: whether it will succeed nobody knows.
+        """
+        self.queue.adopt(old.queue)
+        self.retries, self.latency = old.retries, old.latency
 
     def abandon(self) -> None:
         """Give up what is not delivered: a `stop` that waits goes on at once. Any thread."""
@@ -145,12 +223,15 @@ class Route:
         self._ended.set()
 
     def _run(self) -> None:
+        for old in self._after:
+            while not self._abandoned.is_set() and not old.wait(0.1):
+                pass
         idle_due: Optional[float] = self._clock()
         while not self._abandoned.is_set():
             timeout = None if idle_due is None else max(0.0, idle_due - self._clock())
-            batch = self.queue.take(timeout)
+            batch = self._take(timeout)
             if batch is not None:
-                self._serve(batch)
+                self._deliver_or_drop(batch)
                 idle_due = self._clock() + IDLE_AFTER_SECONDS
             elif self._stopping.is_set():
                 break
@@ -159,20 +240,13 @@ class Route:
         self._guarded(self.backend.close)
         self._ended.set()
 
-    def _serve(self, batch: Batch) -> None:
-        """Deliver a batch that was taken, and let go of it; nothing ends the thread."""
+    def _take(self, timeout: Optional[float]) -> Optional[Batch]:
         try:
-            self._deliver(batch)
-        except Exception as error:
-            self._failed(error)
-            self.dropped["internal_error"] += len(batch) - self._settled
-        else:
-            if self._settled < len(batch):
-                return  # abandoned: it stays queued
-        self._settled = 0
-        self.queue.done(batch)
-        if self.on_done is not None:
-            self.on_done()
+            return self.queue.take(timeout)
+        except Exception:
+            log.exception("backend %s: a fault of our own, nothing is lost by it", self.name)
+            self._pause(self._retry.maximum)  # it may come again at once
+            return None
 
     def _idle(self) -> Optional[float]:
         """Let the backend open itself, or do what is due; tell when to come back."""
@@ -188,63 +262,117 @@ class Route:
 
     def _guarded(self, call: Callable[[], None]) -> bool:
         try:
-            with self._slots:
-                call()
+            self._call(call)
         except Exception as error:
             self._failed(error)
             return False
+        self._worked()
         return True
+
+    def _call(self, call: Callable[[], None]) -> None:
+        """Let the backend work, among as many as may."""
+        with self._slots:
+            self.breaker.begin()
+            self.busy_since = self._clock()
+            try:
+                call()
+            finally:
+                self.busy_since = None
 
     def _open(self) -> None:
         if not self._opened:
             self.backend.open()
             self._opened = True
 
-    def _deliver(self, batch: Batch) -> None:
-        """Write a batch until it is taken, refused for good, or the route is abandoned."""
-        failures = 0
+    def _deliver_or_drop(self, batch: Batch) -> None:
+        try:
+            self._deliver(batch, self._clock())
+        except Exception:
+            log.exception("backend %s: a batch is dropped by a fault of our own", self.name)
+            self.queue.drop_taken(INTERNAL_ERROR)
+            self._tell_done()
+
+    def _deliver(self, batch: Batch, began: float) -> bool:
+        """Write a batch until it is taken, refused for good, given up, or the route is abandoned.
+
+        Args:
+            batch: what was taken from the queue, or the next part of it.
+            began: when the first part was tried first.
+
+        Returns:
+            Whether to go on with the next part.
+        """
         while not self._abandoned.is_set():
             error = self._attempt(batch)
             if error is None:
-                self.delivered += len(batch)
-                self._settled += len(batch)
-                return
+                self._done(batch, DELIVERED)
+                return True
             if isinstance(error, PermanentError):
-                self._refused(batch, error)
-                return
-            failures += 1
+                return self._refused(batch, error, began)
             self.retries += 1
             self._failed(error)
-            self._pause(self._retry.delay(failures, getattr(error, "retry_after", None)))
+            if self._hurried and self.queue.is_kept:
+                self._abandoned.set()  # the journal has it: a stop need not wait for this backend
+                return False
+            left = self._seconds_left(began)
+            if left <= 0:
+                self.queue.drop_taken(GAVE_UP)
+                self._tell_done()
+                return False
+            asked = getattr(error, "retry_after", None)
+            delay = self._retry.delay(self.breaker.failures, asked)
+            self._pause(min(max(delay, self.breaker.pause), left))
+        return False
+
+    def _seconds_left(self, began: float) -> float:
+        limit = self._retry.give_up_after
+        return float("inf") if limit is None else began + limit - self._clock()
 
     def _attempt(self, batch: Batch) -> Optional[Exception]:
         began = self._clock()
+
+        def write() -> None:
+            self._open()
+            self.backend.write(batch)
+
         try:
-            with self._slots:
-                self._open()
-                self.backend.write(batch)
+            self._call(write)
         except RecursionError as error:
             return PermanentError(f"nested too deeply: {error}")  # the message's fault
         except Exception as error:
             return error
         self.latency.observe(self._clock() - began)
+        self._worked()
+        return None
+
+    def _refused(self, batch: Batch, error: Exception, began: float) -> bool:
+        """Find the guilty line by halving; everything around it is delivered."""
+        self._worked()  # who says no is there
+        if len(batch) > 1:
+            return all(self._deliver(half, began) for half in batch.split(len(batch) // 2))
+        if self._dead_letter is None:
+            self._done(batch, REFUSED)
+        else:
+            self._dead_letter(batch, self.name, str(error))
+            self._done(batch, DEAD_LETTERED)
+        return True
+
+    def _done(self, batch: Batch, outcome: str) -> None:
+        self.queue.done(batch, outcome)
+        self._tell_done()
+
+    def _tell_done(self) -> None:
+        if self.on_done is not None:
+            self.on_done()
+
+    def _worked(self) -> None:
+        self.breaker.worked()
         if self.failing_since is not None:
             log.warning("backend %s works again", self.name)
             self.error = self.failing_since = None
-        return None
-
-    def _refused(self, batch: Batch, error: Exception) -> None:
-        """Find the guilty line by halving; everything around it is delivered."""
-        if len(batch) > 1:
-            for half in batch.halves():
-                self._deliver(half)
-            return
-        self.dead_lettered += 1
-        self._settled += 1
-        if self._dead_letter is not None:
-            self._dead_letter(batch, self.name, str(error))
 
     def _failed(self, error: Exception) -> None:
+        self.breaker.failed()
         text = str(error) if isinstance(error, BackendError) else f"unexpected {error!r}"
         if self.failing_since is None:
             self.failing_since = self._clock()
@@ -263,53 +391,4 @@ class Route:
 
     def collect(self) -> list[Family]:
         """Yield the counters of this route."""
-        label = (("backend", self.name),)
-        return [
-            family(
-                "sidecar_messages_routed_total",
-                "counter",
-                "Messages handed to a backend's queue.",
-                {self.name: self.offered},
-                "backend",
-            ),
-            Family(
-                "sidecar_backend_latency_seconds",
-                "histogram",
-                "Time a backend took for a batch.",
-                self.latency.samples(label),
-            ),
-            Family(
-                "sidecar_backend_messages_total",
-                "counter",
-                "What became of the messages of a backend.",
-                [
-                    Sample("", (*label, ("outcome", outcome)), count)
-                    for outcome, count in (
-                        ("delivered", self.delivered),
-                        ("dead_lettered", self.dead_lettered),
-                        *((f"dropped_{reason}", n) for reason, n in self.dropped.items()),
-                    )
-                ],
-            ),
-            family(
-                "sidecar_backend_queued_messages",
-                "gauge",
-                "Messages in a backend's queue.",
-                {self.name: self.queued},
-                "backend",
-            ),
-            family(
-                "sidecar_backend_retries_total",
-                "counter",
-                "Writes that a backend could not take at first.",
-                {self.name: self.retries},
-                "backend",
-            ),
-            family(
-                "sidecar_messages_dropped_total",
-                "counter",
-                "Accepted messages that were not delivered, by reason.",
-                self.dropped,
-                "reason",
-            ),
-        ]
+        return families(self)

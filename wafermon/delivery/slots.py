@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import collections
 import threading
 import time
 from typing import Callable
 
-#: A write that takes longer hangs, and gives its slot away: one dead backend never stalls another.
-LENT_AFTER_SECONDS = 1.0
+#: A write that takes longer waits for something else than the processor, and gives its slot away:
+#: four slow disks delay a fifth one by this much at most.
+LENT_AFTER_SECONDS = 0.1
 
 
 class Slots:
-    """Let at most so many threads write at a time, hanging ones not counted.
+    """Let at most so many threads write at a time, slow and hanging ones not counted.
+
+    Who comes first is served first: a thread that is done and comes again at once would else keep
+    the others out.
 
     Args:
         count: threads that may be busy at once.
@@ -30,6 +35,7 @@ class Slots:
         self._clock = clock
         self._condition = threading.Condition(threading.Lock())
         self._since: dict[int, float] = {}
+        self._line: collections.deque[int] = collections.deque()
 
     @property
     def busy(self) -> int:
@@ -37,17 +43,22 @@ class Slots:
         return len(self._since)
 
     def __enter__(self) -> Slots:
+        me = threading.get_ident()
         with self._condition:
+            self._line.append(me)
             while True:
-                oldest_counted = self._clock() - LENT_AFTER_SECONDS
-                counted = [since for since in self._since.values() if since > oldest_counted]
-                if len(counted) < self._count:
+                lent = self._clock() - LENT_AFTER_SECONDS
+                counted = [since for since in self._since.values() if since > lent]
+                if self._line[0] == me and len(counted) < self._count:
                     break
-                self._condition.wait(min(counted) - oldest_counted)
-            self._since[threading.get_ident()] = self._clock()
+                # Who is not first waits for a slot too, so that it wakes to look again.
+                self._condition.wait(min(counted) - lent if counted else LENT_AFTER_SECONDS)
+            self._line.popleft()
+            self._since[me] = self._clock()
+            self._condition.notify_all()  # the next one is first now
         return self
 
     def __exit__(self, *_: object) -> None:
         with self._condition:
             del self._since[threading.get_ident()]
-            self._condition.notify()
+            self._condition.notify_all()
