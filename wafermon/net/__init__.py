@@ -1,14 +1,20 @@
 """Sockets: the event loop, the server that reads the wire, the admin HTTP server."""
 
 from wafermon.net.admin import AdminServer, Page, Query, Response
-from wafermon.net.listener import TcpAddress, UnixAddress
+from wafermon.net.door import Listen
+from wafermon.net.inherited import Inherited
+from wafermon.net.listener import Address, TcpAddress, UnixAddress
+from wafermon.net.lockout import Lockout
 from wafermon.net.loop import EventLoop, Timer
-from wafermon.net.server import Listen, Outlet, Server
+from wafermon.net.server import Outlet, Server
 
 __all__ = [
+    "Address",
     "AdminServer",
     "EventLoop",
+    "Inherited",
     "Listen",
+    "Lockout",
     "Outlet",
     "Page",
     "Query",

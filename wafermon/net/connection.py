@@ -1,42 +1,96 @@
-"""A connection: the bytes of one peer, from its socket to the outlet."""
+"""A connection: the bytes of one peer, from its socket to the outlet, and its receipts back."""
 
 from __future__ import annotations
 
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from wafermon.wire import Session
+from wafermon.wire.session import Session, State
 
 if TYPE_CHECKING:
-    from wafermon.net.server import Door
+    from wafermon.net.door import Door
 
 #: 64 KiB beat 256 KiB nearly always: larger buffers are mapped anew by malloc each time.
 READ_BYTES = 65_536
 
 
+class Truncated(ConnectionError):
+    """The stream ended without saying so: the peer was cut off, or does not care to."""
+
+
+class Transport(Protocol):
+    """What a connection reads and writes: a non-blocking socket, or TLS before one."""
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """What is there; nothing at the end."""
+
+    def send(self, data: bytes, /) -> int:
+        """Write; how much of it."""
+
+    def fileno(self) -> int:
+        """The descriptor to watch."""
+
+    def close(self) -> None:
+        """End it."""
+
+
 class Connection:
-    """Read one peer; never write to it.
+    """Read one peer; write to it only what it asked for.
 
     A client that only writes is hurt by any byte that it does not read: its close becomes a reset
-    that loses what it had just sent.
+    that loses what it had just sent. So bytes leave here only as an answer to a `hello` or a `q`,
+    and a newer receipt replaces an unsent older one: who does not read costs a line of memory.
 
     Thread: loop only.
     """
 
-    __slots__ = ("_closed", "_door", "_paused", "session", "sock")
+    __slots__ = (
+        "_closed",
+        "_door",
+        "_ended",
+        "_expected",
+        "_paused",
+        "_pending",
+        "_unsent",
+        "_watch",
+        "_writing",
+        "origin",
+        "session",
+        "sock",
+    )
 
-    def __init__(self, door: Door, sock: socket.socket, session: Session) -> None:
+    def __init__(self, door: Door, sock: Transport, session: Session, origin: str) -> None:
         self.sock = sock
         self.session = session
+        #: Whom to hold to account for a wrong secret.
+        self.origin = origin
+        session.on_superseded = lambda: self.close("superseded")
         self._door = door
+        self._watch = door.watch  # a reload may give the door another one
+        #: Inside TLS: whether there is something that `select` does not show.
+        self._pending = getattr(sock, "pending", None)
         self._paused = False
         self._closed = False
+        self._ended = ""  # once its end-of-file has been read: how it ended
+        self._expected = 0  # answers that wait for a commit
+        self._unsent: list[bytes] = []  # at most the rest of a line, a welcome and a receipt
+        self._writing = False
 
     @property
     def paused(self) -> bool:
         """Whether reading waits for a queue."""
-        return self._paused
+        return self._paused and not self._ended
+
+    def open(self) -> None:
+        """Begin to read."""
+        self._watch.accepted(self)
+        self._watch_socket()
+
+    @property
+    def owes(self) -> bool:
+        """Whether the peer has still to be told that something is safe."""
+        return self._expected > 0 or bool(self._unsent)
 
     def read(self) -> bool:
         """Take what is there, at most `READ_BYTES`.
@@ -48,25 +102,72 @@ class Connection:
             data = self.sock.recv(READ_BYTES)
         except (BlockingIOError, InterruptedError):
             return False
+        except Truncated:
+            self._end("truncated")
+            return False
         except OSError:
             self.close("reset")
             return False
         if not data:
-            self.close("eof")
+            self._end("eof")
             return False
         server = self._door.server
         server.reads += 1
-        batch = self.session.receive(data)
+        now = time.time()
+        unknown = self.session.waits_for_hello
+        batch = self.session.receive(data, now)
+        if unknown and not self.session.waits_for_hello:
+            known = self.session.state is not State.REFUSED
+            server.lockout.note(self.origin, known)
+            if not known:
+                self.refuse()
+                return False
         progressed = bool(batch or batch.rejects)
         if progressed:
-            batch.received_ms = int(time.time() * 1000)
+            batch.received_ms = int(now * 1000)
             server.outlet.submit(batch, self)
-        if not self._closed and not self._paused:
-            self._door.watch.seen(self, progressed)
-        return not self._paused and not self._closed
+        if batch.receipt or self.session.greets:
+            self._expected += 1
+            server.outlet.expect(self, batch.receipt)
+        if self._closed or self._paused:
+            return False
+        self._watch.seen(self, progressed)
+        self._read_hidden()
+        return True
+
+    def _read_hidden(self) -> None:
+        if self._pending is not None and self._pending():
+            self._door.server.loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._paused and not self._closed:
+            self.read()
+
+    def _end(self, reason: str) -> None:
+        """The peer has sent all it will: close, but not before it has its last receipt."""
+        if not self.owes:
+            self.close(reason)
+            return
+        self._ended = reason
+        self._stop_reading()
+
+    def _stop_reading(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._watch_socket()
+            self._watch.forget(self)
+
+    def _watch_socket(self) -> None:
+        """Tell the loop what to wait for now."""
+        reading = None if self._paused else self.read
+        self._door.server.loop.watch(self.sock, reading, self._write if self._writing else None)
+        if reading is not None:
+            self._read_hidden()
 
     def has_more(self) -> bool:
-        """Whether bytes have arrived that were not read."""
+        """Whether bytes were left unread of a peer that will not send them again."""
+        if self.session.state is State.OPENED:
+            return False
         try:
             return bool(self.sock.recv(1, socket.MSG_PEEK))
         except OSError:
@@ -74,26 +175,62 @@ class Connection:
 
     def pause(self) -> None:
         """Stop reading: the kernel's buffers, and then the peer, hold the rest."""
-        if not self._paused and not self._closed:
-            self._paused = True
-            self._door.server.loop.remove_reader(self.sock)
-            self._door.watch.forget(self)
+        if not self._closed:
+            self._stop_reading()
 
     def resume(self) -> None:
         """Read on."""
-        if self._paused and not self._closed:
+        if self._paused and not self._closed and not self._ended:
             self._paused = False
-            self._door.server.loop.add_reader(self.sock, self.read)
-            self._door.watch.seen(self, progressed=True)
+            self._watch_socket()
+            self._watch.seen(self, progressed=True)
+
+    def safe(self, q: int, level: str, answers: int) -> None:
+        """Everything up to a batch is safe: tell the peer, in as far as it reads."""
+        self._expected -= answers
+        if not self._closed:
+            self._send(self.session.safe(q, level))
+
+    def _send(self, lines: bytes) -> None:
+        if len(self._unsent) > 2:
+            del self._unsent[-1]  # an older receipt, of which nothing is sent yet
+        if lines:
+            self._unsent.append(lines)
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._unsent:
+                sent = self.sock.send(self._unsent[0])
+                rest = self._unsent[0][sent:]
+                self._unsent[:1] = [rest] if rest else []
+        except (BlockingIOError, InterruptedError):
+            pass
+        except OSError:
+            self.close("reset")
+            return
+        writing = bool(self._unsent)
+        if writing != self._writing:
+            self._writing = writing
+            self._watch_socket()
+        if self._ended and not self.owes:
+            self.close(self._ended)
+
+    def refuse(self) -> None:
+        """The peer has not shown the secret: one line, as far as it goes, and close."""
+        try:
+            self.sock.send(self.session.refuse())
+        except OSError:
+            pass  # it has left already
+        self.close("auth")
 
     def close(self, reason: str) -> None:
         """End it; what was cut off is rejected. Twice is harmless."""
         if self._closed:
             return
         self._closed = True
-        if not self._paused:
-            self._door.server.loop.remove_reader(self.sock)
-        self._door.watch.forget(self)
+        self._door.server.loop.watch(self.sock, None, None)
+        self._watch.forget(self)
         batch = self.session.receive_eof()
         if batch.rejects:
             self._door.server.outlet.submit(batch, self)

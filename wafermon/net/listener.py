@@ -8,12 +8,42 @@ import os
 import shutil
 import socket
 import stat
-from typing import Optional, Union
+from typing import Any, Optional, Protocol, Union
 
 #: Connections that the kernel accepts for us while the loop is busy.
 BACKLOG = 1024
 #: `sun_path` holds 107 bytes and a NUL on Linux; a socket is bound under a longer name first.
 MAX_SOCKET_PATH_BYTES = 107 - len(".17000")
+
+
+class Address(Protocol):
+    """Somewhere to listen; two are equal where one socket serves both."""
+
+    #: Whether the listening socket goes on without this process.
+    outlives: bool
+
+    def bind(self) -> socket.socket:
+        """A listening, non-blocking socket.
+
+        Raises:
+            OSError: the address cannot be had; the text names it.
+        """
+
+    def name(self, sock: socket.socket) -> str:
+        """Where a socket of this address listens, with the port that the system chose."""
+
+    def adopt(self, before: Any) -> None:
+        """Take over what an equal address has bound, and make it as this one asks for.
+
+        Raises:
+            OSError: not permitted; the text names it.
+        """
+
+    def is_gone(self) -> bool:
+        """Whether nobody can connect any more, though the socket is open."""
+
+    def unbind(self, sock: socket.socket) -> None:
+        """Close what `bind` gave."""
 
 
 class TcpAddress:
@@ -23,12 +53,31 @@ class TcpAddress:
     '127.0.0.1:17000'
     """
 
+    outlives = False
+
     def __init__(self, host: str, port: int) -> None:
         self.host = host
         self.port = port
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TcpAddress) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def name(self, sock: socket.socket) -> str:
+        """Where the socket listens, with the port that the system chose."""
+        return str(TcpAddress(self.host, sock.getsockname()[1]))
+
+    def resolve(self) -> list[tuple[socket.AddressFamily, Any]]:
+        """The families and addresses that the host's name stands for."""
+        found = socket.getaddrinfo(
+            self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        return [(family, address) for family, _, _, _, address in found]
 
     def bind(self) -> socket.socket:
         """A listening, non-blocking socket.
@@ -37,9 +86,7 @@ class TcpAddress:
             OSError: taken, or no address of this host; the text names it.
         """
         try:
-            family, _, _, _, address = socket.getaddrinfo(
-                self.host, self.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )[0]
+            family, address = self.resolve()[0]
             sock = socket.socket(family, socket.SOCK_STREAM)
         except OSError as error:
             raise _explained(error, str(self)) from error
@@ -52,6 +99,9 @@ class TcpAddress:
             sock.close()
             raise _explained(error, str(self)) from error
         return sock
+
+    def adopt(self, before: TcpAddress) -> None:
+        """There is nothing to take over."""
 
     def is_gone(self) -> bool:
         """A TCP address stays as long as its socket."""
@@ -75,6 +125,8 @@ class UnixAddress:
         group: group name or id, where it is to be changed.
     """
 
+    outlives = False
+
     def __init__(
         self,
         path: str,
@@ -90,6 +142,16 @@ class UnixAddress:
         self._inode: Optional[int] = None
 
     def __str__(self) -> str:
+        return self.path
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UnixAddress) and self.path == other.path
+
+    def __hash__(self) -> int:
+        return hash(self.path)
+
+    def name(self, sock: socket.socket) -> str:
+        """Its path."""
         return self.path
 
     def bind(self) -> socket.socket:
@@ -113,11 +175,7 @@ class UnixAddress:
         try:
             _remove_socket(temporary)
             sock.bind(temporary)
-            os.chmod(temporary, self._mode)
-            if self._owner is not None:
-                shutil.chown(temporary, user=self._owner)
-            if self._group is not None:
-                shutil.chown(temporary, group=self._group)
+            self._permit(temporary)
             sock.listen(BACKLOG)
             sock.setblocking(False)
             os.rename(temporary, self.path)
@@ -127,6 +185,27 @@ class UnixAddress:
             _remove_socket(temporary)
             raise _explained(error, self.path) from error
         return sock
+
+    def _permit(self, path: str) -> None:
+        os.chmod(path, self._mode)
+        if self._owner is not None:
+            shutil.chown(path, user=self._owner)
+        if self._group is not None:
+            shutil.chown(path, group=self._group)
+
+    def adopt(self, before: UnixAddress) -> None:
+        """Take over the socket file that an equal address has made, with permissions of our own.
+
+        Raises:
+            OSError: not permitted; the text names the path.
+        """
+        wanted = (self._mode, self._owner, self._group)
+        self._inode = before._inode
+        try:
+            if wanted != (before._mode, before._owner, before._group) and not self.is_gone():
+                self._permit(self.path)
+        except (OSError, LookupError) as error:
+            raise _explained(error, self.path) from error
 
     def _refuse_if_taken(self) -> None:
         try:
@@ -162,9 +241,6 @@ class UnixAddress:
                 os.unlink(self.path)
         except OSError:
             pass  # already gone, or not ours to remove: either way nothing is left to do
-
-
-Address = Union[TcpAddress, UnixAddress]
 
 
 def _remove_socket(path: str) -> None:

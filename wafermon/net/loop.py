@@ -9,11 +9,18 @@ import logging
 import selectors
 import socket
 import time
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Protocol
 
 Callback = Callable[[], object]
 
 log = logging.getLogger("wafermon.net")
+
+
+class Watched(Protocol):
+    """A socket, or what stands before one."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
 
 
 class Timer:
@@ -55,16 +62,30 @@ class EventLoop:
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        self._selector.register(self._wake_out, selectors.EVENT_READ, self._woken)
+        self.watch(self._wake_out, self._woken, None)
         self._stopped = False
 
-    def add_reader(self, sock: socket.socket, callback: Callback) -> None:
+    def add_reader(self, sock: Watched, callback: Callback) -> None:
         """Call back each time the socket can be read."""
-        self._selector.register(sock, selectors.EVENT_READ, callback)
+        self.watch(sock, callback, None)
 
-    def remove_reader(self, sock: socket.socket) -> None:
+    def remove_reader(self, sock: Watched) -> None:
         """Forget about a socket; before it is closed."""
-        self._selector.unregister(sock)
+        self.watch(sock, None, None)
+
+    def watch(
+        self, sock: Watched, reading: Optional[Callback], writing: Optional[Callback]
+    ) -> None:
+        """Call back each time the socket can be read, or written; None: never."""
+        events = selectors.EVENT_READ if reading else 0
+        events |= selectors.EVENT_WRITE if writing else 0
+        known = sock.fileno() in self._selector.get_map()
+        if events and known:
+            self._selector.modify(sock, events, (reading, writing))
+        elif events:
+            self._selector.register(sock, events, (reading, writing))
+        elif known:
+            self._selector.unregister(sock)
 
     def call_later(self, seconds: float, callback: Callback) -> Timer:
         """Call once, after so many seconds. Loop thread only."""
@@ -92,8 +113,12 @@ class EventLoop:
         """Serve until `stop`."""
         self._stopped = False
         while not self._stopped:
-            for key, _ in self._selector.select(self._timeout()):
-                self._guarded(key.data)
+            for key, events in self._selector.select(self._timeout()):
+                reading, writing = key.data
+                if writing is not None and events & selectors.EVENT_WRITE:
+                    self._guarded(writing)
+                if reading is not None and events & selectors.EVENT_READ:
+                    self._guarded(reading)
             self._run_due()
 
     def _timeout(self) -> Optional[float]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import concurrent.futures
+import contextlib
 import errno
-import logging
-import socket
 import threading
 from collections.abc import Sequence
 from typing import Callable, Optional, Protocol
@@ -13,19 +12,19 @@ from typing import Callable, Optional, Protocol
 from wafermon.delivery.pipeline import Feeder
 from wafermon.message import Batch
 from wafermon.net.connection import Connection
-from wafermon.net.listener import Address, TcpAddress
+from wafermon.net.door import Door, Listen
+from wafermon.net.lockout import Lockout
 from wafermon.net.loop import EventLoop
-from wafermon.net.watch import Watch
 from wafermon.observe import Family, family
-from wafermon.wire import Session
+from wafermon.wire import SessionTable
 
-#: How long accepting pauses when the process has run out of descriptors.
-ACCEPT_PAUSE_SECONDS = 0.1
 #: At a stop, connections on which nothing arrived for this long have sent what they had sent.
 QUIET_SECONDS = 0.1
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-log = logging.getLogger("wafermon.net")
+#: How a connection may end; after the first line, how it may before it was let in.
+REASONS = (
+    "eof", "reset", "truncated", "read_timeout", "idle_timeout", "superseded", "shutdown", "auth",
+    "locked_out", "user", "tls_failed", "tls_timeout",
+)  # fmt: skip
 
 
 class Outlet(Protocol):
@@ -34,129 +33,11 @@ class Outlet(Protocol):
     def submit(self, batch: Batch, feeder: Optional[Feeder] = None) -> None:
         """Take a batch; `feeder` may be told to pause."""
 
+    def expect(self, feeder: Feeder, q: int) -> None:
+        """Call `feeder.safe` once all that was submitted up to now is safe."""
+
     def forget(self, feeder: Feeder) -> None:
         """That feeder is gone."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Listen:
-    """One listener and the bounds of its connections.
-
-    Args:
-        address: where.
-        max_connections: at a time; further ones wait in the kernel's backlog.
-        read_timeout: seconds that a frame may remain unfinished; 0 for ever.
-        idle_timeout: seconds that a connection may be silent; 0 for ever.
-        keepalive: let the kernel find peers that vanished (60 s, then 6 probes 10 s apart).
-    """
-
-    address: Address
-    max_connections: int = 100
-    read_timeout: float = 30.0
-    idle_timeout: float = 0.0
-    keepalive: bool = True
-
-
-class Door:
-    """A bound listener with its connections. Loop thread only."""
-
-    def __init__(self, server: Server, listen: Listen) -> None:
-        self.server = server
-        self.listen = listen
-        self.sock = listen.address.bind()
-        #: Where it listens, with the port that the system chose.
-        self.address = str(listen.address)
-        if isinstance(listen.address, TcpAddress):
-            self.address = str(TcpAddress(listen.address.host, self.sock.getsockname()[1]))
-        self.connections: dict[Connection, None] = {}
-        self.watch = Watch(
-            server.loop, read_timeout=listen.read_timeout, idle_timeout=listen.idle_timeout
-        )
-        self._accepting = False
-        self._warned = False
-
-    def open(self) -> None:
-        """Accept connections."""
-        if not self._accepting and not self.server.draining:
-            self._accepting = True
-            self.server.loop.add_reader(self.sock, self._accept)
-
-    def _shut(self) -> None:
-        if self._accepting:
-            self._accepting = False
-            self.server.loop.remove_reader(self.sock)
-
-    def close(self) -> None:
-        """Take the connections that are waiting in the backlog, then stop listening."""
-        self._shut()
-        while self._accept_one():
-            pass
-        self.listen.address.unbind(self.sock)
-
-    def mend(self) -> None:
-        """Listen anew where the socket file was deleted; connections that are open stay."""
-        if self.server.draining or not self.listen.address.is_gone():
-            return
-        try:
-            sock = self.listen.address.bind()
-        except OSError as error:
-            log.error("%s", error.strerror)
-            return
-        self._shut()
-        while self._accept_one():
-            pass
-        self.sock.close()
-        self.sock = sock
-        self.open()
-        log.warning("%s had been deleted; listening there again", self.address)
-
-    def _accept(self) -> None:
-        while len(self.connections) < self.listen.max_connections:
-            if not self._accept_one():
-                return
-        self._shut()  # until a connection closes
-
-    def _accept_one(self) -> bool:
-        try:
-            sock, _ = self.sock.accept()
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError as error:
-            self._failed_to_accept(error)
-            return False
-        self.server.accepted += 1
-        sock.setblocking(False)
-        if self.listen.keepalive and isinstance(self.listen.address, TcpAddress):
-            _keep_alive(sock)
-        connection = Connection(self, sock, self.server.session())
-        self.connections[connection] = None
-        self.server.loop.add_reader(sock, connection.read)
-        return True
-
-    def _failed_to_accept(self, error: OSError) -> None:
-        """Out of descriptors: come back later, as `select` would report the same at once."""
-        self.server.accept_errors += 1
-        if error.errno in _EXHAUSTED:
-            self._shut()
-            self.server.loop.call_later(ACCEPT_PAUSE_SECONDS, self.open)
-        if not self._warned:
-            self._warned = True
-            log.error("cannot accept on %s: %s; further failures are only counted", self.address,
-                      error.strerror)
-
-    def closed(self, connection: Connection, reason: str) -> None:
-        """A connection ended."""
-        del self.connections[connection]
-        self.server.closed(connection, reason)
-        if len(self.connections) < self.listen.max_connections:
-            self.open()
-
-
-def _keep_alive(sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
-        if hasattr(socket, option):  # not all of them on macOS
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
 class Server:
@@ -168,13 +49,17 @@ class Server:
     Args:
         listens: where to listen.
         outlet: gets the batches.
-        session: makes the session of a new connection.
+        sessions: what is held of each session; it outlives connections.
+        lockout: of whom no notice is taken after wrong secrets; an own one by default.
         loop: an own event loop by default.
 
-    Thread: `start`, `stop` and `abort` any; the rest happens on the loop thread.
+    Thread: `start`, `update`, `stop` and `abort` any; the rest happens on the loop thread.
 
+    >>> import socket
+    >>> from wafermon.net import TcpAddress
     >>> class Print:
     ...     def submit(self, batch, feeder=None): print(len(batch))
+    ...     def expect(self, feeder, q): pass
     ...     def forget(self, feeder): pass
     >>> with Server([Listen(TcpAddress("127.0.0.1", 0))], Print()) as server:
     ...     host, port = server.addresses[0].split(":")
@@ -188,23 +73,25 @@ class Server:
         listens: Sequence[Listen],
         outlet: Outlet,
         *,
-        session: Callable[[], Session] = Session,
+        sessions: Optional[SessionTable] = None,
+        lockout: Optional[Lockout] = None,
         loop: Optional[EventLoop] = None,
     ) -> None:
         self.loop = loop or EventLoop()
+        self.lockout = Lockout(clock=self.loop.clock) if lockout is None else lockout
         self.outlet = outlet
-        self.session = session
+        self.sessions = SessionTable() if sessions is None else sessions
         self.draining = False
         self.accepted = 0
         self.accept_errors = 0
         #: Connections that ended, by reason.
-        self.ended: dict[str, int] = dict.fromkeys(
-            ("eof", "reset", "read_timeout", "idle_timeout", "shutdown"), 0
-        )
+        self.ended: dict[str, int] = dict.fromkeys(REASONS, 0)
         self._listens = list(listens)
         self._doors: list[Door] = []
+        self._leaving: list[Door] = []  # they listen no more, and have connections
+        self._updating = threading.Lock()
         self._thread: Optional[threading.Thread] = None
-        #: Reads that brought bytes, all connections together.
+        #: Reads that brought bytes, and handshakes that ended, all together.
         self.reads = 0
         self._reads_before = -1
         #: Connections that a stop closed although they had more to read.
@@ -219,7 +106,11 @@ class Server:
     @property
     def connections(self) -> int:
         """Connections that are open."""
-        return sum(len(door.connections) for door in self._doors)
+        return sum(len(door.connections) for door in self._all_doors)
+
+    @property
+    def _all_doors(self) -> list[Door]:
+        return [*self._doors, *self._leaving]
 
     def bind(self) -> None:
         """Bind all listeners, or none. `start` does so where nobody did before.
@@ -227,14 +118,82 @@ class Server:
         Raises:
             OSError: an address cannot be bound; the text names it and the reason.
         """
-        try:
-            for listen in self._listens[len(self._doors) :]:
-                self._doors.append(Door(self, listen))
-        except OSError:
-            while self._doors:
-                door = self._doors.pop()
-                door.listen.address.unbind(door.sock)
-            raise
+        if not self._doors:
+            self.update(self._listens)
+
+    def update(self, listens: Sequence[Listen]) -> None:
+        """Listen on these, and no others; all or nothing.
+
+        A listener whose address is equal keeps its socket, its backlog and its connections; who
+        connects from now on finds the new bounds, secret and certificate. One that is not named any
+        more takes what waits in its backlog and listens no more; its connections go on until they
+        end. An address that overlaps with one that is given up, such as the same port on all
+        interfaces, cannot be bound while that stands: it takes a restart.
+
+        Binding, and looking up the name of a host, is done by the calling thread; the change is one
+        step of the loop, and done when this returns.
+
+        Args:
+            listens: in the order that `addresses` is to have.
+
+        Raises:
+            OSError: an address cannot be bound, or the server is ending; the text says so, and
+                everything is as it was.
+        """
+        with self._updating, contextlib.ExitStack() as undo:
+            standing = {door.listen.address: door for door in self._doors}
+            doors: list[tuple[Door, Listen]] = []
+            for listen in listens:
+                door = standing.pop(listen.address, None)
+                if door is None:
+                    sock = listen.address.bind()
+                    undo.callback(listen.address.unbind, sock)
+                    door = Door(self, listen, sock)
+                else:
+                    undo.callback(door.listen.address.adopt, listen.address)
+                    listen.address.adopt(door.listen.address)
+                doors.append((door, listen))
+            self.on_loop(lambda: self._swap(doors))
+            undo.pop_all()
+
+    def on_loop(self, change: Callable[[], object]) -> None:
+        """Make a change between two steps of the loop, and wait for it. Any thread.
+
+        Raises:
+            OSError: the server is ending; and whatever the change raises.
+        """
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            change()
+            return
+        made: concurrent.futures.Future[object] = concurrent.futures.Future()
+
+        def make() -> None:
+            try:
+                made.set_result(change())
+            except Exception as error:
+                made.set_exception(error)
+
+        self.loop.call_soon(make)
+        while not concurrent.futures.wait([made], timeout=0.2).done:
+            if not thread.is_alive():
+                raise _ending()
+        made.result()
+
+    def _swap(self, doors: list[tuple[Door, Listen]]) -> None:
+        if self.draining:
+            raise _ending()
+        before, self._doors = self._doors, [door for door, _ in doors]
+        for door, listen in doors:
+            door.furnish(listen)
+        for door in before:
+            if door not in self._doors:
+                self._leaving.append(door)
+                door.close()
+        self._forget_left()
+
+    def _forget_left(self) -> None:
+        self._leaving = [door for door in self._leaving if door.busy]
 
     def start(self) -> None:
         """Bind, and serve from a thread of its own.
@@ -243,8 +202,6 @@ class Server:
             OSError: as `bind`.
         """
         self.bind()
-        for door in self._doors:
-            door.open()
         self._thread = threading.Thread(target=self.loop.run, name="loop", daemon=True)
         self._thread.start()
 
@@ -253,7 +210,7 @@ class Server:
 
         Args:
             timeout: seconds; at most half of them are given to clients that go on sending, nearly
-                all to those whose queue is full.
+                all to those whose queue is full or who wait for a receipt.
         """
         if self._thread is None:
             for door in self._doors:
@@ -281,7 +238,7 @@ class Server:
         self._drain_paused_until = self.loop.clock() + seconds * 0.9
         for door in self._doors:
             door.close()
-        for door in self._doors:
+        for door in self._all_doors:
             for connection in list(door.connections):
                 while not connection.paused and connection.read():
                     if self.loop.clock() > self._drain_until:
@@ -290,28 +247,35 @@ class Server:
 
     def _check_quiet(self) -> None:
         """End once nothing arrives any more and nobody waits for a queue."""
-        open_ones = [c for door in self._doors for c in door.connections]
+        doors = self._all_doors
+        open_ones = [c for door in doors for c in door.connections]
+        shaking = any(door.handshakes for door in doors)
         before, self._reads_before = self._reads_before, self.reads
         now = self.loop.clock()
-        reading = self.reads != before and now < self._drain_until
-        held_back = any(c.paused for c in open_ones) and now < self._drain_paused_until
-        if open_ones and (reading or held_back):
+        reading = (shaking or self.reads != before) and now < self._drain_until
+        held_back = any(c.paused or c.owes for c in open_ones) and now < self._drain_paused_until
+        if (open_ones or shaking) and (reading or held_back):
             self.loop.call_later(QUIET_SECONDS, self._check_quiet)
         else:
             self._finish()
 
     def _finish(self) -> None:
         self.draining = True
-        for door in self._doors:
-            for connection in list(door.connections):
-                self.cut_off += connection.has_more()
-                connection.close("shutdown")
+        for door in self._all_doors:
+            self.cut_off += sum(connection.has_more() for connection in door.connections)
+            door.end("shutdown")
         self.loop.stop()
 
     def closed(self, connection: Connection, reason: str) -> None:
         """A connection ended; called by its door."""
-        self.ended[reason] += 1
         self.outlet.forget(connection)
+        self.count_end(reason)
+
+    def count_end(self, reason: str) -> None:
+        """Somebody has left, or was not let in; called by its door."""
+        self.ended[reason] += 1
+        if self._leaving:
+            self._forget_left()
 
     def __enter__(self) -> Server:
         self.start()
@@ -354,4 +318,21 @@ class Server:
                 "Connections that a stop closed although they had more to read.",
                 {"": self.cut_off},
             ),
+            family(
+                "sidecar_tls_handshakes",
+                "gauge",
+                "Peers that are agreeing on keys.",
+                {"": sum(len(door.handshakes) for door in self._all_doors)},
+            ),
+            family(
+                "sidecar_tls_certificate_expiry_timestamp_seconds",
+                "gauge",
+                "When the certificate of a listener ends, in Unix seconds.",
+                {d.address: d.listen.tls.expires for d in self._doors if d.listen.tls is not None},
+                "listener",
+            ),
         ]
+
+
+def _ending() -> OSError:
+    return OSError(errno.ESHUTDOWN, "the server is ending and listens on nothing new")

@@ -20,15 +20,34 @@ class Watch:
         loop: its timers are used, one at a time.
         read_timeout: seconds that a frame may remain unfinished; 0 for ever.
         idle_timeout: seconds that a connection may be silent; 0 for ever.
+        auth_timeout: seconds within which a secret must be shown, where one is asked for.
 
     Thread: loop only.
     """
 
-    def __init__(self, loop: EventLoop, *, read_timeout: float, idle_timeout: float) -> None:
+    def __init__(
+        self,
+        loop: EventLoop,
+        *,
+        read_timeout: float,
+        idle_timeout: float,
+        auth_timeout: float = 5.0,
+    ) -> None:
         self._loop = loop
-        self._limits = {"read_timeout": read_timeout, "idle_timeout": idle_timeout}
+        self._limits = {
+            "read_timeout": read_timeout,
+            "idle_timeout": idle_timeout,
+            "auth_timeout": auth_timeout,
+        }
         self._since: dict[str, dict[Connection, float]] = {name: {} for name in self._limits}
         self._timers: dict[str, Optional[Timer]] = dict.fromkeys(self._limits)
+
+    def accepted(self, connection: Connection) -> None:
+        """A connection is new."""
+        if connection.session.waits_for_hello:
+            self._note("auth_timeout", connection)
+        if self._limits["idle_timeout"]:
+            self._note("idle_timeout", connection)
 
     def seen(self, connection: Connection, progressed: bool) -> None:
         """Something was read from a connection, or it is read again.
@@ -36,6 +55,8 @@ class Watch:
         Args:
             progressed: whether a frame was completed: the unfinished one is a new one.
         """
+        if self._since["auth_timeout"] and not connection.session.waits_for_hello:
+            self._since["auth_timeout"].pop(connection, None)
         unfinished = self._since["read_timeout"]
         if progressed or not connection.session.pending:
             unfinished.pop(connection, None)
@@ -68,5 +89,8 @@ class Watch:
                     began + limit - now, lambda: self._check(name)
                 )
                 return
-            connection.close(name)
+            if name == "auth_timeout":
+                connection.refuse()
+            else:
+                connection.close(name)
             since.pop(connection, None)
