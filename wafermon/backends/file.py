@@ -53,6 +53,7 @@ class FileBackend(Backend):
         host: what `{host}` stands for; the host's own name when not given.
 
     Attributes:
+        path: the argument.
         rotations: files rotated.
         rotation_errors: rotations or compressions that failed. No line is lost: a file that
             cannot be renamed is appended to for another minute.
@@ -96,6 +97,7 @@ class FileBackend(Backend):
             raise ValueError(f"fsync_interval: expected seconds above 0, got {fsync_interval}")
         if max_open_files < 1:
             raise ValueError(f"max_open_files: expected 1 or more, got {max_open_files}")
+        self.path = os.fspath(path)
         self._template = PathTemplate(path, host)
         self._rotation = Rotation(rotate_bytes, rotate_every, keep, compress)
         self._fsync = fsync
