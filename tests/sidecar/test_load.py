@@ -72,17 +72,18 @@ def test_every_fault_at_once_with_its_path():
             " got the integer 65536",
             'sidecar.shutdown_timeout: expected a duration from 0 to 1h, such as 30 or "5m",'
             ' got the string "soon"',
-            "backends.nas.type: expected one of file, store, console, null, memory,"
+            "backends.nas.type: expected one of file, store, console, null, memory, forward, http,"
             " got the string \"flie\", did you mean 'file'?",
             "backends.disk.path: missing, expected a path",
             "backends.disk.rotate.max_bytes: expected a size from 0 to 1000TB,"
             ' such as "100MB" or "64KiB", got the string "big"',
             'backends.disk.rotate.every: expected one of hour, day, got the string "week"',
-            "backends.drop.type: expected one of file, store, console, null, memory,"
+            "backends.drop.type: expected one of file, store, console, null, memory, forward, http,"
             ' got null: quote it, "null"',
             'backends."a/b": as a key expected a backend\'s name of up to 64 letters, digits'
             " and . _ -",
-            'backends."a/b".stream: unknown key',
+            'backends."a/b".stream: unknown key, expected one of buffer, retry, breaker, timeout,'
+            " dead_letter",
             "routing.queue-service[0].backend: no backend is called 'nsa', did you mean 'nas'?",
             "routing.queue-service[0].types[1]: expected one of event, goodbye, heartbeat,"
             " metric, progress, resource, span, got the string \"spam\", did you mean 'span'?",
@@ -193,7 +194,7 @@ def test_clashes():
         "backends.t.path: backend 's' has the same file",
     ]
     document = {
-        "sidecar": {"data_dir": "d", "tcp": {"host": "0.0.0.0", "port": 9},
+        "sidecar": {"data_dir": "d", "tcp": {"host": "0.0.0.0", "port": 9, "insecure": True},
                     "unix": {"path": "y" * 200}, "health": {"metrics_port": 9}},
         "backends": {"a": {"type": "file", "path": "d/dead-letters.jsonl"},
                      "b": {"type": "file", "path": "y" * 200}},

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Optional
 
-from wafermon.cli import demo, query, run, send, tail, validate, version
+from wafermon.cli import dead_letters, demo, journal, query, run, send, tail, validate, version
 
 COMMANDS = {
     "run": run,
@@ -16,6 +16,8 @@ COMMANDS = {
     "send": send,
     "query": query,
     "tail": tail,
+    "journal": journal,
+    "dead-letters": dead_letters,
     "version": version,
 }
 

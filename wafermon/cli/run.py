@@ -12,15 +12,17 @@ import gc
 import json
 import logging
 import os
-import queue
 import signal
+import socket
 import sys
 import threading
 from typing import Any, Optional
 
-from wafermon.errors import ConfigError
-from wafermon.sidecar import Config, Sidecar, find_config, parse
+from wafermon.errors import ConfigError, JournalError
+from wafermon.net import Inherited
+from wafermon.sidecar import Config, Reloader, Sidecar, find_config, parse
 from wafermon.sidecar.formats import read_document
+from wafermon.sidecar.secrets import Credentials
 
 EX_CONFIG = 78
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -33,6 +35,7 @@ The config is the first of: --config, CONFIG_FILE, WAFERMON_CONFIG,
 /etc/wafermon/wafermon.yaml, .toml, .json.
 
 SIGTERM or SIGINT: take what has arrived, deliver everything, end. A second one: end now.
+SIGHUP: read the config again, as after a change of the file; a faulty one changes nothing.
 
 exit status: 0 all delivered, 1 failed to start or something was given up, 78 bad config
 
@@ -75,27 +78,59 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
+class _Signals:
+    """The signals of the process, one after the other.
+
+    The interpreter's C handler writes their numbers to a socket, on which the main thread waits. A
+    handler in Python would run once that thread is awake, and a `SimpleQueue` that it waits for is
+    not always woken: then the process hears no signal any more.
+    """
+
+    def __init__(self) -> None:
+        self._out, self._in = socket.socketpair()
+        self._in.setblocking(False)
+        signal.set_wakeup_fd(self._in.fileno(), warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            signal.signal(number, lambda number, frame: None)
+
+    def put(self, number: int) -> None:
+        """Add a number, as a signal does. Any thread."""
+        self._in.send(bytes([number]))
+
+    def get(self, timeout: Optional[float] = None) -> int:
+        """The next one.
+
+        Raises:
+            socket.timeout: none came within so many seconds.
+        """
+        self._out.settimeout(timeout)
+        return self._out.recv(1)[0]
+
+
 def run(options: argparse.Namespace) -> int:
     """Start, wait for a signal, stop."""
     logging.basicConfig(stream=sys.stderr, format="wafermon: %(levelname)s: %(message)s")
-    signals: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put() is safe in a handler
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup wants no SIGHUP
-            signal.signal(number, lambda number, frame: signals.put(number))
-    path = find_config(options.config, os.environ)
+    signals = _Signals()
+    reloader = Reloader(lambda: configure(options), lambda: find_config(options.config, os.environ))
     try:
-        sidecar = Sidecar(configure(options, path))
+        sidecar = Sidecar(
+            reloader.first(),
+            credentials=Credentials(os.environ.get("CREDENTIALS_DIRECTORY")),
+            inherited=Inherited.from_environ(os.environ, os.getpid()),
+            loaded=reloader.loaded,
+        )
         sidecar.start()
     except ConfigError as error:
+        path = find_config(options.config, os.environ)
         for fault in error.faults:
             say(fault if path is None or path in fault else f"{path}: {fault}")
         return EX_CONFIG
-    except OSError as error:
-        say(error.strerror or str(error))
+    except (OSError, JournalError) as error:
+        say(str(getattr(error, "strerror", None) or error))
         return 1
     try:
         _write_ready(options.ready_file, sidecar.addresses())
-        return _serve(sidecar, signals)
+        return _serve(sidecar, reloader, signals, options.ready_file)
     except OSError as error:
         say(f"cannot write the ready file {options.ready_file}: {error.strerror}")
         sidecar.stop(sidecar.config.sidecar.shutdown_timeout)
@@ -110,12 +145,13 @@ def say(text: str) -> None:
         print(f"wafermon: {text}", file=sys.stderr, flush=True)
 
 
-def configure(options: argparse.Namespace, path: Optional[str]) -> Config:
+def configure(options: argparse.Namespace) -> Config:
     """The config file, if there is one, with the options on top.
 
     Raises:
         ConfigError: with every fault.
     """
+    path = find_config(options.config, os.environ)
     document: Any = {} if path is None else read_document(path)
     if isinstance(document, dict):
         if options.data is not None:
@@ -142,19 +178,31 @@ def _put(document: dict[str, Any], key: str, value: Any) -> None:
         sidecar[key] = value
 
 
-def _serve(sidecar: Sidecar, signals: queue.SimpleQueue[int]) -> int:
+def _serve(
+    sidecar: Sidecar,
+    reloader: Reloader,
+    signals: _Signals,
+    ready_file: Optional[str],
+) -> int:
     at = "listening on tcp {tcp} and unix {unix}, admin http://{admin}"
     say(at.format(**sidecar.addresses()))
     gc.collect()
     gc.freeze()
     gc.disable()
-    interval = sidecar.config.sidecar.performance.gc_interval
+    reloader.start(
+        lambda config: _reload(sidecar, config, ready_file),
+        lambda: sidecar.config.sidecar.reload.poll,
+    )
     while True:
         try:
-            number = signals.get(timeout=interval)
-            break
-        except queue.Empty:
+            number = signals.get(sidecar.config.sidecar.performance.gc_interval)
+        except socket.timeout:
             gc.collect()
+            continue
+        if number != signal.SIGHUP:
+            break
+        reloader.request()
+    reloader.stop()
     say(f"{signal.Signals(number).name}, stopping")
     lost = _stop(sidecar, signals)
     if lost:
@@ -165,7 +213,15 @@ def _serve(sidecar: Sidecar, signals: queue.SimpleQueue[int]) -> int:
     return 1 if lost or sidecar.cut_off else 0
 
 
-def _stop(sidecar: Sidecar, signals: queue.SimpleQueue[int]) -> int:
+def _reload(sidecar: Sidecar, config: Config, ready_file: Optional[str]) -> bool:
+    before = sidecar.addresses()
+    differs = sidecar.reload(config)
+    if sidecar.addresses() != before:
+        _write_ready(ready_file, sidecar.addresses())
+    return differs
+
+
+def _stop(sidecar: Sidecar, signals: _Signals) -> int:
     """Stop on a thread of its own, so that a second signal can cut it short."""
     lost = [0]
 
@@ -174,7 +230,9 @@ def _stop(sidecar: Sidecar, signals: queue.SimpleQueue[int]) -> int:
         signals.put(0)
 
     threading.Thread(target=stop, name="stop").start()
-    while signals.get():
+    while number := signals.get():
+        if number == signal.SIGHUP:
+            continue  # what ends reads nothing again
         say("a second signal, stopping now")
         sidecar.abort()
     return lost[0]

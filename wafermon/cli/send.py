@@ -16,9 +16,10 @@ KEY=VALUE makes the message's data: a VALUE that is JSON (a number, true, {...})
 anything else as text; KEY=:TEXT is always text. A dotted key goes deeper: ctx.lot=L1.
 
 Where the sidecar is: MONITORING_UNIX_SOCKET, else MONITORING_TCP_HOST and MONITORING_TCP_PORT, else
-127.0.0.1:17000; or --tcp, --unix. With TRACEPARENT set, the message belongs to that trace.
+127.0.0.1:17000; or --tcp, --unix. MONITORING_SECRET and MONITORING_TLS_CA (a file of certificates)
+are for a listener that asks for them. With TRACEPARENT set, the message belongs to that trace.
 
-exit status: 0 handed over, 1 the sidecar could not be reached, 2 wrong use
+exit status: 0 it is safe with the sidecar, 1 no sidecar has acknowledged it, 2 wrong use
 
 examples:
   wafermon send event --src etl level=info msg="lot loaded" ctx.lot=L1
@@ -50,7 +51,7 @@ def _seconds(text: str) -> float:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Send it and say so when that was not possible."""
+    """Send it and say so where the sidecar does not say that it is safe."""
     try:
         data = _data(options)
         client = _client(options)
@@ -65,7 +66,7 @@ def run(options: argparse.Namespace) -> int:
         return 2
     if left:
         where = options.unix or options.tcp or "the configured address (see --help)"
-        print(f"wafermon send: no sidecar took the message at {where}", file=sys.stderr)
+        print(f"wafermon send: no sidecar acknowledged the message at {where}", file=sys.stderr)
         return 1
     return 0
 

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import os
 from collections.abc import Mapping
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from wafermon.backends import (
+    ClientTls,
     ConsoleBackend,
     FileBackend,
+    ForwardBackend,
+    HttpBackend,
     MemoryBackend,
     NullBackend,
     StoreBackend,
 )
-from wafermon.delivery import Backend, BatchQueue, Route, Slots
+from wafermon.delivery import (
+    Backend,
+    BatchQueue,
+    Breaker,
+    Journal,
+    JournaledQueue,
+    RateLimit,
+    Retry,
+    Route,
+    Slots,
+)
 from wafermon.delivery.route import DeadLetter
 from wafermon.errors import ConfigError
 from wafermon.flow import Router, Rule
-from wafermon.net import Listen, TcpAddress, UnixAddress
+from wafermon.message import Batch
 from wafermon.sidecar import schema
 
+#: A backend that falls behind for longer than this is left to catch up from the journal.
+LAG_AFTER_SECONDS = 0.1
 #: What the dead letters may take on disk: the file and one older.
 DEAD_LETTER_FILE_BYTES = 10_000_000
 
@@ -41,11 +58,39 @@ def _store(config: schema.Store) -> Backend:
     return StoreBackend(config.path, max_age=config.max_age, max_bytes=config.max_bytes)
 
 
+def _client_tls(config: Optional[schema.ClientTls]) -> Optional[ClientTls]:
+    return None if config is None else ClientTls(**dataclasses.asdict(config))
+
+
+def _forward(config: schema.Forward) -> Backend:
+    return ForwardBackend(
+        config.address,
+        tls=_client_tls(config.tls),
+        secret_file=config.secret_file,
+        src=config.src,
+        timeout=config.timeout,
+    )
+
+
+def _http(config: schema.Http) -> Backend:
+    return HttpBackend(
+        config.url,
+        format=config.format,
+        gzip=config.gzip,
+        headers=config.headers,
+        token_file=config.token_file,
+        timeout=config.timeout,
+        tls=_client_tls(config.tls),
+    )
+
+
 _BACKENDS: Mapping[type, Callable[..., Backend]] = {
     schema.File: _file,
     schema.Store: _store,
-    schema.Console: lambda config: ConsoleBackend(config.stream),
+    schema.Console: lambda config: ConsoleBackend(config.stream, config.timeout),
     schema.Null: lambda config: NullBackend(),
+    schema.Forward: _forward,
+    schema.Http: _http,
     schema.Memory: lambda config: MemoryBackend(max_messages=config.max_messages),
 }
 
@@ -72,39 +117,100 @@ def router(config: schema.Config) -> Router:
     return Router(
         {
             source: [
-                Rule(rule.backend, rule.types, rule.level, rule.where, rule.sample)
+                Rule(rule.backend, rule.types, rule.level, rule.where, rule.sample, rule.redact)
                 for rule in rules
             ]
             for source, rules in config.routing.items()
-        }
+        },
+        redact=config.sidecar.redact,
     )
 
 
-def queue(config: schema.Config) -> BatchQueue:
+def journal(config: schema.Config) -> Optional[Journal]:
+    """The journal, not opened; None where it is off."""
+    settings = config.sidecar.journal
+    if not settings.enabled:
+        return None
+    return Journal(
+        os.path.join(config.sidecar.data_dir, "journal.db"),
+        max_bytes=settings.max_bytes,
+        drop_oldest=settings.when_full == "drop_oldest",
+        sync=settings.sync,
+        commit_interval=settings.commit_interval_ms / 1000,
+    )
+
+
+def queue(config: schema.Config, name: str, journal: Optional[Journal]) -> BatchQueue:
     """The queue of one backend: each has its even share of the memory, so that a dead one cannot
     take what the others need."""
-    buffers = config.sidecar.buffers
+    buffers, buffer = config.sidecar.buffers, config.backends[name].buffer
     budget = config.sidecar.performance.max_memory_mb * 1_000_000
-    return BatchQueue(
-        max_messages=buffers.max_queue_size,
-        max_bytes=max(1, budget // max(1, len(config.backends))),
-        per_source=buffers.per_source_buffer,
-        flush_messages=buffers.flush_batch_size,
-        flush_seconds=buffers.flush_interval,
-    )
+    bounds: dict[str, Any] = {
+        "max_messages": buffer.max_messages or buffers.max_queue_size,
+        "max_bytes": buffer.max_bytes or max(1, budget // max(1, len(config.backends))),
+        "per_source": buffers.per_source_buffer,
+        "when_full": buffer.when_full,
+        "flush_messages": buffers.flush_batch_size,
+        "flush_seconds": buffers.flush_interval,
+    }
+    if journal is None:
+        return BatchQueue(**bounds)
+    # A router of its own: what is read back is routed on the delivery thread.
+    reroute = functools.partial(part_for, router(config), name)
+    return JournaledQueue(journal, name, reroute, patience=LAG_AFTER_SECONDS, **bounds)
 
 
-def routes(config: schema.Config, dead_letter: Optional[DeadLetter] = None) -> dict[str, Route]:
-    """A route a backend, not started.
+def part_for(router: Router, name: str, batch: Batch) -> Batch:
+    """What one backend gets of a batch."""
+    parts = [part for backend, part in router.route(batch) if backend == name]
+    return Batch.join([part.packed() for part in parts]) if parts else Batch()
+
+
+def routes(
+    config: schema.Config,
+    dead_letter: Optional[DeadLetter] = None,
+    journal: Optional[Journal] = None,
+    slots: Optional[Slots] = None,
+) -> dict[str, Route]:
+    """A route a backend, not started. The journal, where there is one, is open; the slots are those
+    of routes that run already.
 
     Raises:
         ConfigError: as `backends`.
     """
-    slots = Slots(config.sidecar.performance.worker_threads)
+    slots = slots or Slots(config.sidecar.performance.worker_threads)
     return {
-        name: Route(name, backend, queue=queue(config), slots=slots, dead_letter=dead_letter)
+        name: _route(config, name, backend, dead_letter, journal, slots)
         for name, backend in backends(config).items()
     }
+
+
+def _route(
+    config: schema.Config,
+    name: str,
+    backend: Backend,
+    dead_letter: Optional[DeadLetter],
+    journal: Optional[Journal],
+    slots: Slots,
+) -> Route:
+    settings = config.backends[name]
+    retry, breaker = settings.retry, settings.breaker
+    return Route(
+        name,
+        backend,
+        queue=queue(config, name, journal),
+        retry=Retry(retry.initial, retry.max, retry.give_up_after or None),
+        breaker=Breaker(failures=breaker.failures, probe_after=breaker.probe_after),
+        slots=slots,
+        timeout=settings.timeout,
+        dead_letter=dead_letter if settings.dead_letter else None,
+    )
+
+
+def rate_limit(config: schema.Config) -> Optional[RateLimit]:
+    """The limit on what one source may send; None where there is none."""
+    settings = config.sidecar.buffers.rate_limit
+    return RateLimit(settings.per_source, settings.burst) if settings.per_source else None
 
 
 def dead_letter_route(config: schema.Config) -> Route:
@@ -118,31 +224,13 @@ def dead_letter_route(config: schema.Config) -> Route:
         backend = FileBackend(path, rotate_bytes=DEAD_LETTER_FILE_BYTES, keep=1)
     except ValueError as error:
         raise ConfigError([f"sidecar.data_dir: {error}"]) from error
-    return Route("dead-letters", backend, queue=BatchQueue(max_bytes=4 << 20), drop_when_full=True)
-
-
-def listens(config: schema.Config) -> list[Listen]:
-    """The TCP and the Unix listener, in this order; nothing is bound."""
-    tcp, unix = config.sidecar.tcp, config.sidecar.unix
-    return [
-        Listen(
-            TcpAddress(tcp.host, tcp.port),
-            max_connections=tcp.max_connections,
-            read_timeout=tcp.read_timeout,
-            idle_timeout=tcp.idle_timeout,
-            keepalive=tcp.keepalive,
-        ),
-        Listen(
-            UnixAddress(unix.path, mode=unix.mode, owner=unix.owner, group=unix.group),
-            max_connections=unix.max_connections,
-            read_timeout=unix.read_timeout,
-            idle_timeout=unix.idle_timeout,
-        ),
-    ]
+    letters = BatchQueue(max_bytes=4 << 20, when_full="drop_newest")
+    return Route("dead-letters", backend, queue=letters)
 
 
 def check(config: schema.Config) -> None:
-    """Build all that can be built without touching the system.
+    """Build all that can be built without touching the system: no secret and no certificate is
+    read, which only the service itself may be able to.
 
     Raises:
         ConfigError: with every fault.
@@ -150,4 +238,3 @@ def check(config: schema.Config) -> None:
     routes(config)
     dead_letter_route(config)
     router(config)
-    listens(config)

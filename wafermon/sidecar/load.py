@@ -8,6 +8,7 @@ wafermon.errors.ConfigError: sidecar.tcp.prot: unknown key, did you mean 'port'?
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -85,7 +86,7 @@ def parse(document: object, environ: Optional[Mapping[str, str]] = None) -> Conf
         reader.faults += _dangling(config)
         # Only of values that are all as the user wrote them, none a default for a faulty one.
         if not reader.faults:
-            reader.faults += _clashes(config)
+            reader.faults += [*_clashes(config), *_exposed(config)]
     if reader.faults or not isinstance(config, Config):
         raise ConfigError(reader.faults)
     return config
@@ -245,6 +246,30 @@ def _dangling(config: Config) -> Iterator[str]:
                 hint = hint or f", there is {', '.join(config.backends)}"
                 place = _join("routing", source)
                 yield f"{place}[{i}].backend: no backend is called '{route.backend}'{hint}"
+
+
+def _exposed(config: Config) -> Iterator[str]:
+    """What may not be bound where others than this host can reach it."""
+    tcp = config.sidecar.tcp
+    if _is_loopback(tcp.host):
+        return
+    if tcp.auth is not None and tcp.tls is None:
+        yield (
+            f"sidecar.tcp.auth: at {tcp.host} the secret would pass in the clear: set"
+            " sidecar.tcp.tls, or listen on 127.0.0.1"
+        )
+    elif not tcp.insecure and (tcp.tls is None or (tcp.auth or tcp.tls.client_ca) is None):
+        yield (
+            f"sidecar.tcp.host: at {tcp.host} others than this host can write: set sidecar.tcp.tls,"
+            " and sidecar.tcp.auth or sidecar.tcp.tls.client_ca, or else sidecar.tcp.insecure: true"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _clashes(config: Config) -> Iterator[str]:

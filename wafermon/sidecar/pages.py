@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from typing import Callable, Optional
 
 from wafermon import __version__
-from wafermon.delivery import Pipeline, Tail, View
+from wafermon.delivery import Journal, Pipeline, Tail, View
+from wafermon.delivery.journal import DISK, MEMORY
 from wafermon.flow import Selection
 from wafermon.net import Page, Query, Response
 from wafermon.observe import CONTENT_TYPE, Registry, render
@@ -18,9 +19,12 @@ BEAT_SECONDS = 1.0
 
 
 def health(
-    pipeline: Pipeline, status: Callable[[], str], clock: Callable[[], float] = time.monotonic
+    pipeline: Pipeline,
+    status: Callable[[], str],
+    config: Callable[[], Mapping[str, object]],
+    clock: Callable[[], float] = time.monotonic,
 ) -> Page:
-    """`/health`: the whole and each backend, with what is wrong in words.
+    """`/health`: the whole and each backend, with what is wrong in words; the configuration too.
 
     A backend that is down makes the whole degraded, not down: a restart would not mend it.
     """
@@ -29,24 +33,45 @@ def health(
     def page(query: Query) -> Response:
         backends: dict[str, object] = {}
         for name, route in pipeline.routes.items():
-            since = route.failing_since
-            state: dict[str, object] = {"status": "ok" if since is None else "down"}
+            since, hanging = route.failing_since, route.hanging_seconds
+            state: dict[str, object] = {"status": "ok" if route.is_up else "down"}
             if since is not None:
                 state.update(error=route.error, failing_for_s=round(clock() - since, 1))
+            if hanging:
+                state["hanging_for_s"] = round(hanging, 1)
+            state["circuit"] = route.breaker.state.value
             backends[name] = {**state, "queued": route.queued}
-        failing = any(route.failing_since is not None for route in pipeline.routes.values())
+        journal = _journal(pipeline.journal, clock())
+        failing = not all(route.is_up for route in pipeline.routes.values())
+        failing = failing or journal["status"] == "down"
         whole = status()
         return Response.json(
             {
                 "status": "degraded" if whole == "ok" and failing else whole,
                 "version": __version__,
                 "uptime_s": round(clock() - began, 1),
+                **config(),
                 "backends": backends,
+                "journal": journal,
             },
             503 if whole == "down" else 200,
         )
 
     return page
+
+
+def _journal(journal: Optional[Journal], now: float) -> dict[str, object]:
+    if journal is None:
+        return {"status": "off", "receipts": MEMORY}
+    error, since = journal.error, journal.failing_since
+    state: dict[str, object] = {"status": "ok", "receipts": MEMORY if error else DISK}
+    if error or journal.read_error:
+        state.update(status="down", error=error or journal.read_error)
+    if since is not None:
+        state["failing_for_s"] = round(now - since, 1)
+    if journal.quarantined is not None:
+        state["quarantined"] = journal.quarantined
+    return {**state, "bytes": journal.bytes}
 
 
 def metrics(registry: Registry) -> Page:

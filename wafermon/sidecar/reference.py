@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from wafermon.sidecar.kinds import Kind, Section, Several, Table, Variant
@@ -52,16 +52,23 @@ def _rows(path: str, kind: Kind) -> Iterator[str]:
     elif isinstance(kind, Table):
         yield from _rows(f"{path}.<name>", kind.item)
     elif isinstance(kind, Variant):
+        shared = set.intersection(*(set(dataclasses.fields(cls)) for cls in kind.types.values()))
         for name, cls in kind.types.items():
             # The type in place of the name tells apart what several types have: `path`.
             place = path.replace("<name>", f"<{name}>")
             yield _row(f"{place}.type", f'`"{name}"`', "required", "", cls.__doc__)
-            yield from _rows(place, Section(cls))
+            own = [field for field in dataclasses.fields(cls) if field not in shared]
+            yield from _fields(place, own)
+        yield from _fields(path, [f for f in dataclasses.fields(cls) if f in shared])
     elif isinstance(kind, Section):
-        for field in dataclasses.fields(kind.cls):
-            place = f"{path}.{field.name}".lstrip(".")
-            inner = list(_rows(place, field.metadata["kind"]))
-            yield from inner or [_row(place, *_columns(field.metadata))]
+        yield from _fields(path, dataclasses.fields(kind.cls))
+
+
+def _fields(path: str, fields: Iterable[dataclasses.Field[Any]]) -> Iterator[str]:
+    for field in fields:
+        place = f"{path}.{field.name}".lstrip(".")
+        inner = list(_rows(place, field.metadata["kind"]))
+        yield from inner or [_row(place, *_columns(field.metadata))]
 
 
 def _columns(about: Any) -> tuple[str, str, str, str]:

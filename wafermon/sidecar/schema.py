@@ -52,6 +52,8 @@ _SOURCE = Text(
     f".{{1,{MAX_NAME_CHARS}}}",
 )
 
+_FIELD = Text("a dotted path such as data.ctx.password", r"[^.]+(\.[^.]+)*")
+
 # What both listeners have.
 _MAX_CONNECTIONS = (
     Integer(1, 1_000_000),
@@ -104,6 +106,40 @@ def in_data_dir(name: str, doc: str) -> Any:
 
 
 @dataclass(frozen=True)
+class Tls:
+    """The certificate of the TCP listener, which speaks TLS 1.2 or later then."""
+
+    cert: str = setting(
+        _PATH, ..., "The certificate in PEM, followed by those between it and its root."
+    )
+    key: Optional[str] = setting(
+        _PATH, None, "Its private key, not encrypted; null = it is in the file of `cert`."
+    )
+    client_ca: Optional[str] = setting(
+        _PATH, None, "A client must show a certificate signed by one in this file; null = need not."
+    )
+    handshake_timeout: float = setting(
+        Seconds(0.1, 3_600), 5, "How long a peer may take to agree on keys."
+    )
+
+
+@dataclass(frozen=True)
+class Auth:
+    """The secret that the first frame, a `hello`, must show."""
+
+    secret_file: str = setting(
+        _PATH,
+        ...,
+        "A file with the secret in one line; a bare name is looked for in $CREDENTIALS_DIRECTORY"
+        " first.",
+    )
+    timeout: float = setting(Seconds(0.1, 3_600), 5, "How long a peer may take to show it.")
+
+
+_AUTH = (Section(Auth), None, "The secret that a peer must show; null = none.")
+
+
+@dataclass(frozen=True)
 class Tcp:
     """The TCP listener."""
 
@@ -113,6 +149,14 @@ class Tcp:
     read_timeout: float = setting(*_READ_TIMEOUT)
     idle_timeout: float = setting(*_IDLE_TIMEOUT)
     keepalive: bool = setting(Flag(), True, "Let the kernel find peers that have vanished.")
+    tls: Optional[Tls] = setting(Section(Tls), None, "The certificate; null = no TLS.")
+    auth: Optional[Auth] = setting(*_AUTH)
+    insecure: bool = setting(
+        Flag(),
+        False,
+        "Allow an address that is not loopback without TLS, or without a secret and client"
+        " certificates.",
+    )
 
 
 @dataclass(frozen=True)
@@ -132,6 +176,22 @@ class Unix:
     max_connections: int = setting(*_MAX_CONNECTIONS)
     read_timeout: float = setting(*_READ_TIMEOUT)
     idle_timeout: float = setting(*_IDLE_TIMEOUT)
+    auth: Optional[Auth] = setting(*_AUTH)
+    allow_uids: tuple[Union[str, int], ...] = setting(
+        Several(Account("a user's name or number")),
+        None,
+        "Users who may connect; null = all who can open the socket.",
+    )
+
+
+@dataclass(frozen=True)
+class RateLimit:
+    """How much one source may send; more is dropped on the way in, and counted."""
+
+    per_source: float = setting(
+        Number(0, _MANY), 0, "In the long run; 0 = no limit.", "messages/s"
+    )
+    burst: int = setting(Integer(1, _MANY), 1_000, "At once.", "messages")
 
 
 @dataclass(frozen=True)
@@ -150,6 +210,29 @@ class Buffers:
     flush_batch_size: int = setting(
         Integer(1, 1_000_000), 100, "A batch this full is handed over at once.", "messages"
     )
+    rate_limit: RateLimit = section(RateLimit, "How much one source may send.")
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What makes a receipt true: every message is committed here before it is acknowledged."""
+
+    enabled: bool = setting(Flag(), True, "Off, receipts say `memory`, and a crash loses queues.")
+    max_bytes: int = setting(Bytes(1_000_000, 10**15), "1GB", "Raw bytes that it may hold.")
+    sync: str = setting(
+        Choice("full", "normal"),
+        "full",
+        "`full` survives a power failure, `normal` the death of the process only.",
+    )
+    commit_interval_ms: float = setting(
+        Number(0, 1_000), 5, "Time between two commits at the least.", "ms"
+    )
+    when_full: str = setting(
+        Choice("block", "drop_oldest"),
+        "block",
+        "`block` pauses reading until a route has caught up, `drop_oldest` drops and counts.",
+    )
+    force: bool = setting(Flag(), False, "Allow it on a network file system, which may corrupt it.")
 
 
 @dataclass(frozen=True)
@@ -185,6 +268,15 @@ class Health:
 
 
 @dataclass(frozen=True)
+class Reload:
+    """When the configuration is read again; SIGHUP does it at any time."""
+
+    poll: float = setting(
+        Seconds(0, _DAY), 5, "How often the file is looked at for a change; 0 = never."
+    )
+
+
+@dataclass(frozen=True)
 class Sidecar:
     """The process itself."""
 
@@ -194,8 +286,15 @@ class Sidecar:
     tcp: Tcp = section(Tcp, "The TCP listener.")
     unix: Unix = section(Unix, "The listener on a Unix socket.")
     buffers: Buffers = section(Buffers, "The queue that each backend has.")
+    journal: Journal = section(Journal, "What makes a receipt true.")
     performance: Performance = section(Performance, "How much of the host may be used.")
     health: Health = section(Health, "Metrics and health over HTTP.")
+    reload: Reload = section(Reload, "When the configuration is read again.")
+    redact: tuple[str, ...] = setting(
+        Several(_FIELD),
+        None,
+        "Values at these dotted paths are replaced by `[redacted]`, before anything is kept.",
+    )
     shutdown_timeout: float = setting(
         Seconds(0, 3_600), 10, "How long a stop may take to deliver what is queued."
     )
@@ -219,6 +318,74 @@ class Route:
         " a text may be a pattern.",
     )
     sample: float = setting(Number(0, 1), 1, "Only this share of the messages.")
+    redact: tuple[str, ...] = setting(
+        Several(_FIELD), None, "Values at these dotted paths are hidden from this backend."
+    )
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """The queue of one backend."""
+
+    max_messages: Optional[int] = setting(
+        Integer(1, _MANY),
+        None,
+        "How much waits for it; null = `sidecar.buffers.max_queue_size`.",
+        "messages",
+    )
+    max_bytes: Optional[int] = setting(
+        Bytes(1, 10**12),
+        None,
+        "How many raw bytes wait for it; null = an even share of `max_memory_mb`.",
+    )
+    when_full: str = setting(
+        Choice("block", "drop_newest", "drop_oldest", "sample"),
+        "block",
+        "`block` loses nothing: the rest waits in the journal, and without one reading pauses;"
+        " `drop_newest` and `drop_oldest` drop and count; `sample` keeps a tenth of what comes,"
+        " traces whole, from three quarters on. Heartbeats, goodbyes, errors and fatals go last.",
+    )
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How a write that failed is tried again: the delay doubles each time, and is random."""
+
+    initial: float = setting(Seconds(0.001, 3_600), 0.1, "The longest first delay.")
+    max: float = setting(Seconds(0.001, _DAY), 30, "The longest delay.")
+    give_up_after: float = setting(
+        Seconds(0, 365 * _DAY), 0, "A batch that fails for so long is dropped; 0 = never."
+    )
+
+
+@dataclass(frozen=True)
+class Breaker:
+    """When a backend is left in peace: one batch is tried then, and not before a pause."""
+
+    failures: int = setting(
+        Integer(1, 1_000_000), 5, "Failures in a row that open the circuit.", "writes"
+    )
+    probe_after: float = setting(
+        Seconds(0, 3_600), 1, "The shortest pause before a probe; `retry` may make it longer."
+    )
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What every backend has. A backend's class has it as its first base, and its own keys in the
+    second one: a dataclass takes the fields of its bases from the last to the first."""
+
+    buffer: Buffer = section(Buffer, "Its queue.")
+    retry: Retry = section(Retry, "How a write that failed is tried again.")
+    breaker: Breaker = section(Breaker, "When it is left in peace.")
+    timeout: float = setting(
+        Seconds(0.1, 3_600),
+        10,
+        "A call that takes longer hangs, says /health; one to a network or a pipe is ended.",
+    )
+    dead_letter: bool = setting(
+        Flag(), True, "Keep what it refuses for good in the dead letters; else drop and count it."
+    )
 
 
 @dataclass(frozen=True)
@@ -234,11 +401,7 @@ class Rotate:
 
 
 @dataclass(frozen=True)
-class File:
-    """JSON lines in files."""
-
-    type: ClassVar[str] = "file"
-
+class _File:
     path: str = setting(
         Template("a path"),
         ...,
@@ -254,11 +417,14 @@ class File:
 
 
 @dataclass(frozen=True)
-class Store:
-    """The SQLite database that the dashboard and queries read."""
+class File(Delivery, _File):
+    """JSON lines in files."""
 
-    type: ClassVar[str] = "store"
+    type: ClassVar[str] = "file"
 
+
+@dataclass(frozen=True)
+class _Store:
     path: str = in_data_dir("store.db", "The database file, on a local disk.")
     max_age: float = setting(Seconds(1, 36_500 * _DAY), "7d", "Older messages are deleted.")
     max_bytes: int = setting(
@@ -267,35 +433,118 @@ class Store:
 
 
 @dataclass(frozen=True)
-class Console:
-    """JSON lines on a standard stream."""
+class Store(Delivery, _Store):
+    """The SQLite database that the dashboard and queries read."""
 
-    type: ClassVar[str] = "console"
+    type: ClassVar[str] = "store"
 
+
+@dataclass(frozen=True)
+class _Console:
     stream: str = setting(Choice("stdout", "stderr"), "stdout", "Which stream.")
 
 
 @dataclass(frozen=True)
-class Null:
+class Console(Delivery, _Console):
+    """JSON lines on a standard stream."""
+
+    type: ClassVar[str] = "console"
+
+
+@dataclass(frozen=True)
+class Null(Delivery):
     """Nowhere: messages are counted and gone."""
 
     type: ClassVar[str] = "null"
 
 
 @dataclass(frozen=True)
-class Memory:
-    """The last messages, in memory."""
-
-    type: ClassVar[str] = "memory"
-
+class _Memory:
     max_messages: int = setting(
         Integer(1, _MANY), 10_000, "How many are kept; the oldest go first.", "messages"
     )
 
 
-Backend = Union[File, Store, Console, Null, Memory]
+@dataclass(frozen=True)
+class Memory(Delivery, _Memory):
+    """The last messages, in memory."""
+
+    type: ClassVar[str] = "memory"
+
+
+@dataclass(frozen=True)
+class ClientTls:
+    """How to be sure of a server, and how to prove who calls."""
+
+    ca: Optional[str] = setting(
+        _PATH, None, "Authorities to trust, a file in PEM; null = those of the system."
+    )
+    cert: Optional[str] = setting(_PATH, None, "Certificate to show, with its chain, in PEM.")
+    key: Optional[str] = setting(_PATH, None, "Its key; null = it is in `cert`.")
+    server_name: Optional[str] = setting(
+        _HOST, None, "Name that the server's certificate must have; null = that of the address."
+    )
+
+
+@dataclass(frozen=True)
+class _Forward:
+    address: str = setting(
+        Text("`host:port` or the path of a Unix socket"), ..., "Where the other sidecar listens."
+    )
+    tls: Optional[ClientTls] = setting(Section(ClientTls), None, "TLS; null = none.")
+    secret_file: Optional[str] = setting(
+        _PATH, None, "Holds the secret that it asks for; read at each connection."
+    )
+    src: Optional[str] = setting(
+        Text("a source's name", f".{{1,{MAX_NAME_CHARS}}}"),
+        None,
+        "Name of this link; null = `wafermon.forward/` and the host's name.",
+    )
+
+
+@dataclass(frozen=True)
+class Forward(Delivery, _Forward):
+    """Another sidecar."""
+
+    type: ClassVar[str] = "forward"
+
+
+@dataclass(frozen=True)
+class _Http:
+    url: str = setting(Text("an address that begins with http:// or https://"), ..., "Where to.")
+    format: str = setting(
+        Choice("lines", "array"), "lines", "JSON lines, or one JSON array a batch."
+    )
+    gzip: bool = setting(Flag(), False, "Compress the body.")
+    headers: Mapping[str, str] = table(
+        Text("a header's name", r"[!-9;-~]{1,200}"),
+        Text("text", r".{0,4096}"),
+        "Headers to send along; their values are never shown.",
+    )
+    token_file: Optional[str] = setting(
+        _PATH, None, "Holds a bearer token; read at each batch, so a new one counts at once."
+    )
+    tls: Optional[ClientTls] = setting(
+        Section(ClientTls), None, "What https trusts and shows; null = by the system's authorities."
+    )
+
+
+@dataclass(frozen=True)
+class Http(Delivery, _Http):
+    """POST to an HTTP server."""
+
+    type: ClassVar[str] = "http"
+
+    def __repr__(self) -> str:
+        """Without what may be secret."""
+        return f"Http(url={self.url.partition('?')[0]!r})"
+
+
+Backend = Union[File, Store, Console, Null, Memory, Forward, Http]
 #: The class of each `type` of backend.
-BACKENDS: dict[str, type[Any]] = {cls.type: cls for cls in (File, Store, Console, Null, Memory)}
+BACKENDS: dict[str, type[Any]] = {
+    cls.type: cls for cls in (File, Store, Console, Null, Memory, Forward, Http)
+}
 
 
 def _default_backends() -> Mapping[str, Backend]:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
-import os
+import logging
+import threading
+from typing import Optional
 
 from wafermon import __version__
-from wafermon.delivery import DeadLetters, Pipeline, Tail
+from wafermon.delivery import DeadLetters, Journal, Pipeline, Route, Slots, Tail
+from wafermon.errors import ConfigError
 from wafermon.flow import Correlator
-from wafermon.net import AdminServer, EventLoop, Server
+from wafermon.net import AdminServer, EventLoop, Inherited, Server
 from wafermon.observe import Family, Registry, family
 from wafermon.sidecar import build, pages
+from wafermon.sidecar.data_dir import DataDir
+from wafermon.sidecar.exchange import Exchange
+from wafermon.sidecar.listeners import listens
+from wafermon.sidecar.reload import Loaded, needs_restart
 from wafermon.sidecar.schema import Config
+from wafermon.sidecar.secrets import Credentials
+from wafermon.wire import SessionTable
+
+log = logging.getLogger("wafermon.sidecar")
 
 
 class Sidecar:
@@ -21,11 +33,14 @@ class Sidecar:
 
     Args:
         config: what to build.
+        credentials: finds the files of secrets and certificates.
+        inherited: sockets that are there already, used in place of binding.
+        loaded: where the configuration comes from, for `/health`; an own one by default.
 
     Raises:
         ConfigError: a part cannot be built.
 
-    Thread: `start` and `stop` the owner's; `abort` and `collect` any.
+    Thread: `start` and `stop` the owner's; `reload`, `abort` and `collect` any.
 
     >>> from wafermon.sidecar.load import parse
     >>> config = parse({"sidecar": {"data_dir": tmp, "tcp": {"port": 0},
@@ -35,36 +50,70 @@ class Sidecar:
     ['admin', 'tcp', 'unix']
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        credentials: Optional[Credentials] = None,
+        inherited: Optional[Inherited] = None,
+        loaded: Optional[Loaded] = None,
+    ) -> None:
+        build.check(config)
+        self._credentials = credentials or Credentials()
+        self._inherited = inherited or Inherited([])
+        self._listens = listens(config, self._credentials, self._inherited)
+        self._inherited.warn_of_unused()
+        #: What is in force.
         self.config = config
+        self._loaded = loaded or Loaded()
+        self._changing = threading.Lock()
+        self._stopping = threading.Event()
+        self._slots = Slots(config.sidecar.performance.worker_threads)
         self.registry = Registry()
         self.tail = Tail()
         self.correlator = Correlator()
         self.loop = EventLoop()
+        self.journal: Optional[Journal] = build.journal(config)
         self._checked = self.loop.clock()
-        self._dead_route = build.dead_letter_route(config)
-        dead_letters = DeadLetters(self._dead_route)
+        self._data_dir = DataDir(config.sidecar.data_dir)
+        self._dead_route: Route = build.dead_letter_route(config)
+        self._dead_letters = DeadLetters(self._dead_route)
+        self.pipeline: Pipeline
+        self.server: Server
+        self.admin: AdminServer
+
+    def _build(self) -> None:
+        """Make what stands on the journal; it is open."""
+        config, journal = self.config, self.journal
         self.pipeline = Pipeline(
             build.router(config),
-            build.routes(config, dead_letters.refused),
+            build.routes(config, self._dead_letters.refused, journal, self._slots),
             observers=[self.correlator, self.tail],
-            dead_letters=dead_letters,
+            dead_letters=self._dead_letters,
+            rate_limit=build.rate_limit(config),
+            journal=journal,
             call_soon=self.loop.call_soon,
         )
-        self.server = Server(build.listens(config), self.pipeline, loop=self.loop)
+        sessions = SessionTable()
+        if journal is not None:
+            sessions = SessionTable(journal.marks, on_forget=journal.forget)
+        self.server = Server(
+            self._listens, self.pipeline, sessions=sessions, loop=self.loop
+        )
         health = config.sidecar.health
         self.admin = AdminServer(
             health.host,
             health.metrics_port,
             {
-                "/health": pages.health(self.pipeline, self.status),
+                "/health": pages.health(self.pipeline, self.status, self._loaded.shown),
                 "/metrics": pages.metrics(self.registry),
                 "/tail": pages.stream(self.tail),
             },
         )
-        for part in (self.pipeline, self.server, self.correlator):
+        for part in (self.pipeline, self.server, self.correlator, self._loaded, self):
             self.registry.register(part.collect)
-        self.registry.register(self.collect)
+        if journal is not None:
+            self.registry.register(journal.collect)
 
     def addresses(self) -> dict[str, str]:
         """Where it listens: `tcp`, `unix`, `admin`. After `start`."""
@@ -76,14 +125,22 @@ class Sidecar:
 
         Raises:
             OSError: a folder or an address that cannot be had; the text names it.
+            JournalError: the journal cannot be opened.
         """
-        _make_folder(self.config.sidecar.data_dir)
-        self.server.bind()
-        try:
+        with contextlib.ExitStack() as undo:
+            self._data_dir.take()
+            undo.callback(self._data_dir.release)
+            if self.journal is not None:
+                self._data_dir.check_local(self.config.sidecar.journal.force)
+                self.journal.open()
+                undo.callback(self.journal.close)
+            self._build()
+            self.server.bind()
+            undo.callback(self.server.stop)
             self.admin.start()
-        except OSError:
-            self.server.stop()
-            raise
+            undo.pop_all()
+        if self.journal is not None:
+            self.journal.start()
         self._dead_route.start()
         self.pipeline.start()
         self.loop.call_soon(self._check)
@@ -94,6 +151,42 @@ class Sidecar:
         self._checked = self.loop.clock()
         self.server.mend()
         self.loop.call_later(self.config.sidecar.health.health_check_interval, self._check)
+
+    def reload(self, config: Config) -> bool:
+        """Put another configuration in force: all of it, or nothing.
+
+        Args:
+            config: in place of the one that runs.
+
+        Returns:
+            Whether it differs. Certificates and secrets are read anew in any case.
+
+        Raises:
+            ConfigError: it cannot be built, or asks for what needs a restart; all is as before.
+            OSError: an address cannot be had, or the sidecar is stopping; all is as before.
+        """
+        with self._changing:
+            if self._stopping.is_set():
+                raise OSError(errno.ESHUTDOWN, "the sidecar is stopping")
+            before, timeout = self.config, config.sidecar.shutdown_timeout
+            faults = needs_restart(before, config)
+            if faults:
+                raise ConfigError(faults)
+            build.check(config)
+            doors = listens(config, self._credentials, self._inherited)
+            exchange = Exchange(self.pipeline, before, config, self._dead_letters, self._slots)
+            self.server.update(doors)
+            if config == before:
+                return False
+            exchange.halt(timeout, cut=self._stopping)
+            try:
+                self.server.on_loop(exchange.swap)
+            except OSError:  # the loop has ended: nothing comes in any more
+                exchange.swap()
+            exchange.start(timeout)
+            self.config = config
+        log.warning("configuration reloaded; backends %s", exchange)
+        return True
 
     def status(self) -> str:
         """What `/health` begins with: `ok`, `draining`, or `down` where the loop is stuck."""
@@ -109,14 +202,20 @@ class Sidecar:
             timeout: seconds for all of it.
 
         Returns:
-            How many messages could not be delivered.
+            How many messages are lost: not delivered, and not in the journal.
         """
         began = self.loop.clock()
+        self._stopping.set()
+        if self._changing.acquire(timeout=timeout / 2):  # a reload finishes first
+            self._changing.release()
         self.server.stop(timeout)
         lost = self.pipeline.stop(max(0.0, began + timeout - self.loop.clock()))
+        if self.journal is not None:
+            lost += self.journal.close()
         self._dead_route.stop(1.0)
         self.tail.close()
         self.admin.stop()
+        self._data_dir.release()
         return lost
 
     @property
@@ -158,14 +257,3 @@ class Sidecar:
                 "outcome",
             ),
         ]
-
-
-def _make_folder(path: str) -> None:
-    try:
-        os.makedirs(path, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            error.errno or 0, f"cannot use the data folder {path}: {error.strerror}"
-        ) from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise OSError(errno.EACCES, f"cannot use the data folder {path}: not writable")
