@@ -1,6 +1,6 @@
 #!/usr/bin/env perl
-# Cost of a call, in microseconds, against a listener on loopback that reads as fast as it can:
-#   perl bench.pl [CALLS]
+# Cost of a call, in microseconds, against a listener on loopback that reads, and acknowledges, as fast as it can:
+#   perl bench.pl [CALLS [send]]
 use 5.010;
 use strict;
 use warnings;
@@ -10,17 +10,25 @@ use IO::Socket::INET;
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 use WaferMon;
 
-my $calls = shift // 50_000;
+my $calls    = shift // 50_000;
+my $delivery = shift // 'ack';
 delete @ENV{ grep {/\A(?:MONITORING_|TRACEPARENT\z)/} keys %ENV };
 
 my $listener = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1') or die "listen: $!";
 defined(my $reader = fork) or die "fork: $!";
 if (!$reader) {
     my $peer = $listener->accept;
-    1 while sysread $peer, my $buffer, 1 << 20;
+    my ($rest, $answer) = ('', 'welcome');
+    while (sysread $peer, my $buffer, 1 << 20) {
+        next if $delivery eq 'send';
+        my ($q) = ($rest . $buffer) =~ /.*"q":([0-9]+)\}\n/s;
+        $rest = substr $buffer, -100;
+        syswrite $peer, sprintf qq({"v":1,"type":"%s","q":%d,"level":"memory"}\n), $answer, $q // 0;
+        $answer = 'ack';
+    }
     exit 0;
 }
-my $client = WaferMon->new(src => 'db-loader', port => $listener->sockport);
+my $client = WaferMon->new(src => 'db-loader', port => $listener->sockport, delivery => $delivery);
 my %ctx    = (lot => 'L1234.7', tool => 'EQP07', rows => 12_345, seconds => 1.25);
 my @case   = (
     [ 'event'                 => sub { $client->log_event('info', 'file loaded') } ],
@@ -39,7 +47,7 @@ waitpid $reader, 0;
 printf "sent %d, dropped %d, refused %d\n", map { $client->$_ } qw(sent dropped refused);
 
 # Nothing listens there any more.
-my $away = WaferMon->new(src => 'db-loader', port => $listener->sockport, close_timeout => 0);
+my $away = WaferMon->new(src => 'db-loader', port => $listener->sockport, delivery => $delivery, close_timeout => 0);
 close $listener;
 measure('event, ctx of 4, away' => sub { $away->log_event('info', 'file loaded', \%ctx) });
 

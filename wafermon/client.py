@@ -6,13 +6,14 @@ One file, standard library only, Python 3.6 and newer; it runs alone when it is 
     >>> client.log_event("info", "file loaded", {"lot": "L1", "rows": 12})
     >>> with client.span("parse"):
     ...     client.log_metric("rows", 1200, tags={"tool": "EQP07"})
-    >>> left = client.close()  # how many could not be handed over; done at exit by itself
+    >>> left = client.close()  # how many the sidecar did not acknowledge; done at exit by itself
 
 A caller's thread encodes a message and appends it to a bounded buffer; one daemon thread sends,
-many frames a write. No verb raises, writes to stdout, touches a signal handler or waits for the
-network; a loop that outruns the thread gives way to it, 10 ms at most, before anything is dropped.
-`Client` holds the verbs, `Span` is one span of a trace, `_Sender` is the buffer, the connection and
-the thread.
+many frames a write, and keeps each until the sidecar says that it is safe: what was lost with a
+connection or with the sidecar goes out again. No verb raises, writes to stdout, touches a signal
+handler or waits for the network; a loop that outruns the sidecar gives way to it, 100 ms at most,
+before anything is dropped. `Client` holds the verbs, `Span` is one span of a trace, `_Sender` is
+the buffer, the connection and the thread.
 """
 
 import atexit
@@ -20,6 +21,7 @@ import functools
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -46,22 +48,26 @@ _NEXT = {
     (CONNECTED, "lost"): DISCONNECTED,
     (CONNECTED, "full"): OVERFLOW,
     (CONNECTED, "closed"): CLOSED,
-    (OVERFLOW, "written"): CONNECTED,
+    (OVERFLOW, "taken"): CONNECTED,
     (OVERFLOW, "closed"): CLOSED,
 }
 
 _MAX_FRAME_BYTES = 65536  # protocol section 1, the newline included
+_NUMBER_BYTES = 21  # of ,"q": and a number below 2**53
 _MAX_NESTING = 100
 _MAX_DIGITS = 4000
 _LONG_NUMBER = re.compile(rb"[0-9]{4001}")
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _BATCH_BYTES = 1 << 18  # of one write; each costs a hand-over of the interpreter lock
 _FIRST_RETRY, _LAST_RETRY = 0.1, 30.0  # seconds
+_SILENCE = 10.0  # seconds without the receipt that is due, after which a connection is given up
+_TICK = 0.005  # seconds; while one waits for a receipt, how often it looks for more to send
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # the host may have set SIGPIPE to its default
 _FORK_HOOK = getattr(os, "register_at_fork", None)  # 3.7; before it each call looks at the pid
 _CO_COROUTINE = 0x80  # inspect.CO_COROUTINE; to import inspect takes 7 ms of a short script
 
 _TYPES = frozenset(("event", "metric", "progress", "resource", "span", "heartbeat", "goodbye"))
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NOT_IN_NAMES = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TRACEPARENT = re.compile(
     "(?!ff)[0-9a-f]{2}-(?!0+-)([0-9a-f]{32})-(?!0+-)([0-9a-f]{16})-([0-9a-f]{2})"
@@ -71,6 +77,8 @@ _END = "}\n"
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _Context = Optional[Mapping[str, Any]]
+#: Number, frame, and whose it is: 0 the caller's, -1 our goodbye, else our note of so many dropped.
+_Entry = Tuple[int, bytes, int]
 
 try:
     from contextvars import ContextVar  # novm: 3.6 takes the other branch
@@ -109,7 +117,10 @@ _encode = json.JSONEncoder(
 
 
 def _nesting(frame: bytes) -> int:
+    """Levels of a frame; 0 where it has too few brackets to matter."""
     depth = deepest = 0
+    if frame.count(b"{") + frame.count(b"[") <= _MAX_NESTING:
+        return depth
     for bracket in _STRING.sub(b"", frame):
         if bracket in b"{[":
             depth += 1
@@ -131,6 +142,10 @@ _EVENTS.update(warning=_EVENTS["warn"], critical=_EVENTS["fatal"])
 class _Sender:
     """The buffer, the connection, and the thread that empties the one into the other.
 
+    A frame goes from `queue` into `window`, where it gets its number, and leaves that when it is
+    acknowledged (with plain sending: when the kernel has it). The first `taken` of the window went
+    out on this connection; on the next one all that the sidecar does not hold go again.
+
     It knows nothing of its `Client`: a client that nobody holds is collected, while the thread
     lives on for the rest of the buffer.
 
@@ -142,6 +157,8 @@ class _Sender:
     def __init__(
         self,
         address: Tuple[Any, ...],
+        tls: Any,
+        hello: Optional[str],
         prefix: str,
         size: int,
         overflow: str,
@@ -150,6 +167,11 @@ class _Sender:
         on_error: Optional[Callable[[str], None]],
     ) -> None:
         self.address = address  # (path,) or (host as bytes, port)
+        self.tls = tls  # an ssl.SSLContext, or None
+        self.flags = 0 if tls else _NO_SIGNAL
+        self.hello = hello  # its data, for the session id to be filled in; None sends plainly
+        self.receipts = hello is not None
+        self.longest = _MAX_FRAME_BYTES - (_NUMBER_BYTES if self.receipts else 0)
         self.prefix = prefix
         self.size = size
         self.drop_newest = overflow == "drop_newest"
@@ -161,6 +183,7 @@ class _Sender:
         self.closing = False
         self.sock: Optional[socket.socket] = None
         self.queue: Deque[bytes] = deque()
+        self.window: Deque[_Entry] = deque()
         self.reset()
 
     def reset(self) -> None:
@@ -175,6 +198,11 @@ class _Sender:
         self.thread: Optional[threading.Thread] = None
         self.ident: Optional[int] = None
         self.queue.clear()
+        self.window.clear()
+        self.session = os.urandom(16).hex()
+        self.q = self.taken = 0
+        self.greeted = False
+        self.inbox = b""
         if self.sock is not None:
             self.sock.close()  # of this process only: the parent's connection lives on
             self.sock = None
@@ -184,8 +212,8 @@ class _Sender:
         self.patient = True
         self.yielding: Set[int] = set()  # threads in make_room()
         self.goodbye = b""
-        self.deadline = self.retry_at = 0.0
-        self.attempt = self.in_flight = self.sent = self.dropped = self.noted = self.refused = 0
+        self.deadline = self.retry_at = self.heard = 0.0
+        self.attempt = self.sent = self.dropped = self.noted = self.refused = 0
         self.refusal = ""
 
     def put(self, frame: bytes) -> None:
@@ -195,11 +223,12 @@ class _Sender:
             self.check_process()
         if get_ident() == self.ident:
             return
-        if len(frame) > _MAX_FRAME_BYTES:
-            self.refuse(ValueError(f"a frame of {len(frame)} bytes; at most 65,536 are allowed"))
+        if len(frame) > self.longest:
+            text = f"a frame of {len(frame)} bytes; at most {self.longest:,} are allowed"
+            self.refuse(ValueError(text))
             return
         # What the parser of the sidecar may not take: encoders go deeper and write longer numbers.
-        if frame.count(b"{") + frame.count(b"[") > _MAX_NESTING and _nesting(frame) > _MAX_NESTING:
+        if len(frame) > 2 * _MAX_NESTING and _nesting(frame) > _MAX_NESTING:
             self.refuse(ValueError(f"nested deeper than {_MAX_NESTING} levels"))
             return
         if len(frame) > _MAX_DIGITS and _LONG_NUMBER.search(_STRING.sub(b"", frame)):
@@ -215,14 +244,14 @@ class _Sender:
         """Buffer full: drop the oldest, or tell by False that the new one is dropped.
 
         A loop that does nothing but log outruns the sender, which gets the interpreter lock every
-        5 ms: the caller gives way, 10 ms at most, before anything is lost, and not again before a
-        write went well.
+        5 ms, and the sidecar, whose receipt takes up to 50 ms: the caller gives way, for 10 or
+        100 ms at most, before anything is lost, and not again before something went well.
         """
         me = get_ident()
         if self.patient and not self.closing and me not in self.yielding:
             self.yielding.add(me)  # a signal handler that logs meanwhile does not wait, too
             try:
-                for _ in range(10):
+                for _ in range(100 if self.receipts else 10):
                     sleep(0.001)
                     if len(self.queue) < self.limit or not self.patient:
                         break
@@ -230,19 +259,31 @@ class _Sender:
                     self.patient = False
             finally:
                 self.yielding.discard(me)
+        with self.lock:
             if len(self.queue) < self.limit:
                 return True
-        with self.lock:
-            if self.drop_newest or self.closing:
-                self.dropped += 1
-            else:
-                try:
-                    self.queue.popleft()
-                except IndexError:  # the sender was faster
-                    return True
-                self.dropped += 1
             self.happen("full")
-            return not (self.drop_newest or self.closing)
+            if self.closing:
+                self.noted += 1  # logged too late: the sidecar is not to be blamed for it
+            elif not self.drop_newest and (self.queue or not self.taken):
+                self.drop_oldest()
+                return True
+            self.dropped += 1
+            return False
+
+    def drop_oldest(self) -> None:
+        """Of what is on its way nothing is dropped: it may be there already."""
+        note = 0
+        if self.window and not self.taken:
+            note = self.window.popleft()[2]  # its number never comes
+            self.fit()
+        else:
+            self.queue.popleft()
+        self.noted -= note
+        self.dropped += not note
+
+    def fit(self) -> None:
+        self.limit = 0 if self.closing else self.size - len(self.window)
 
     def wake(self) -> None:
         """Wake the thread up; the first message of a process starts it."""
@@ -329,41 +370,46 @@ class _Sender:
             sock = self.sock
             if self.thread.is_alive() and sock is not None:
                 try:
-                    sock.shutdown(socket.SHUT_RDWR)  # ends a write that hangs
+                    # Ends a write that hangs. That of SSLSocket would turn it into a plain one.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
                 except OSError:
                     pass
             self.thread.join(0.2)
         with self.lock:
             left = self.left()
             self.dropped += left
-            self.in_flight = 0
             self.queue.clear()
+            self.window.clear()
             self.goodbye = b""
             self.happen("closed")
         return left
 
     def left(self) -> int:
-        return len(self.queue) + self.in_flight
+        with self.lock:
+            return len(self.queue) + sum(not note for _, _, note in self.window)
 
     def run(self) -> None:
         """Thread body; `join` calls it itself where there is no thread."""
         self.ident = get_ident()
+        if self.tls and threading.current_thread() is self.thread and hasattr(signal, "SIGPIPE"):
+            # OpenSSL writes without MSG_NOSIGNAL, and SIGPIPE goes to the thread that wrote.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
         try:
             while self.turn():
                 pass
         finally:
-            self.hang_up()
+            self.hang_up(orderly=True)
             self.ident = None
             self.release_waiters()
 
     def turn(self) -> bool:
         """Send, or wait before the next try, or sleep; False ends the loop."""
-        if self.queue or self.goodbye:
+        if self.queue or self.window or self.goodbye:
             pause = self.retry_at - monotonic()
             if self.sock is None and pause > 0:
                 self.bell.acquire(True, min(pause, self.patience(pause)))
             elif self.sock is not None or self.connect():
-                self.write()
+                self.exchange()
             return not self.closing or monotonic() < self.deadline
         self.release_waiters()
         if self.closing:
@@ -391,80 +437,164 @@ class _Sender:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if sock.getsockname() == sock.getpeername():  # nobody listens, and the kernel
                     raise OSError("connected to itself")  # gave our own end that very port
+                if self.tls:
+                    name = self.address[0].decode()
+                    sock = self.tls.wrap_socket(sock, server_hostname=name)
+            if self.hello is not None:
+                sock.sendall(self.own("hello", self.hello % self.session), self.flags)
         except Exception as error:  # nothing that the network does ends the thread
             if sock is not None:
                 sock.close()
             self.lose(error)
             return False
         self.sock = sock
-        self.happen("connected")
+        self.heard = monotonic()
+        self.greeted = not self.receipts
+        if self.greeted:
+            self.happen("connected")
         return True
 
+    def exchange(self) -> None:
+        """Send one batch, and read what is answered. What breaks costs the connection."""
+        try:
+            if self.greeted:
+                self.write()
+            if self.receipts:
+                self.receive()
+        except Exception as error:
+            self.lose(error)
+
     def write(self) -> None:
-        """Send one batch. A frame that was written whole is sent; where a write breaks, the others
-        go back to the front of the buffer and, whole, out on the next connection."""
+        """Send one batch. In plain sending a frame that was written whole is sent; where a write
+        breaks, the others go, whole, out on the next connection."""
+        frames = self.take()
+        if not frames:
+            return
+        written, error = self.transmit(b"".join(frames))
+        if not self.receipts:
+            whole = 0
+            for q, frame, _ in list(self.window):
+                written -= len(frame)
+                if written < 0:
+                    break
+                whole = q
+            self.settle(whole)
+        if error is not None:
+            raise error
+        if not self.receipts:
+            self.go_well()
+
+    def take(self) -> List[bytes]:
+        """The next batch, by way of the window."""
         frames: List[bytes] = []
         size = 0
-        while size < _BATCH_BYTES:
-            try:
-                frames.append(self.queue.popleft())
-            except IndexError:  # empty; a caller who dropped the oldest may have taken the last
-                break
-            self.in_flight = len(frames)
-            size += len(frames[-1])
-        last = not self.queue
-        lost = self.dropped - self.noted if last else 0
-        head = [self.own("event", _NOTE % lost)] if lost else []
-        tail = [self.goodbye] if last and self.goodbye else []
-        written, error = self.transmit(b"".join(head + frames + tail))
-        whole = 0
-        for frame in head + frames + tail:
-            written -= len(frame)
-            if written < 0:
-                break
-            whole += 1
-        if whole:
-            self.noted += lost
-        mine = min(max(0, whole - len(head)), len(frames))
-        self.sent += mine
-        self.put_back(frames[mine:])
-        self.in_flight = 0
-        if error is not None:
-            self.lose(error)
-            return
-        self.happen("written")
-        self.attempt, self.told, self.patient = 0, False, True
-        if tail:
-            self.goodbye = b""
+        with self.lock:
+            if not self.window:
+                self.heard = monotonic()
+            while size < _BATCH_BYTES:
+                if self.taken == len(self.window) and not self.refill(bool(frames)):
+                    break
+                frames.append(self.window[self.taken][1])
+                size += len(frames[-1])
+                self.taken += 1
+            self.fit()
+        return frames
+
+    def refill(self, behind: bool) -> bool:
+        """Put what comes next into the window; False where there is nothing. A note of what was
+        dropped goes behind a message, or before the goodbye, which ends the session at the sidecar
+        and so waits until all else is acknowledged."""
+        note = 0
+        last = bool(self.goodbye) and not (self.receipts and self.window)
+        if self.queue:
+            frame = self.queue[0]
+        elif self.dropped > self.noted and (behind or last):
+            note = self.dropped - self.noted
+            frame = self.own("event", _NOTE % note)
+            self.noted += note
+        elif last:
+            note, frame, self.goodbye = -1, self.goodbye, b""
+        else:
+            return False
+        self.q += 1
+        if self.receipts:
+            frame = b'%s,"q":%d}\n' % (frame[:-2], self.q)
+        self.window.append((self.q, frame, note))
+        if not note:
+            self.queue.popleft()
+        return True
+
+    def settle(self, q: int) -> None:
+        """Frames up to a number need not be sent any more."""
+        with self.lock:
+            while self.window and self.window[0][0] <= q:
+                self.sent += not self.window.popleft()[2]
+                self.taken = max(0, self.taken - 1)
+                self.heard = monotonic()
+            self.fit()
 
     def transmit(self, data: bytes) -> Tuple[int, Optional[Exception]]:
         """Write; returns how many bytes the kernel took, and what broke, if anything did."""
         sock = cast(socket.socket, self.sock)
         written = 0
         try:
-            # The kernel takes one write to a TCP peer that has gone without an error: lost. The
-            # end-of-file of the peer, who never sends a byte to a plain client, tells before.
-            sock.settimeout(0)
-            try:
-                if not sock.recv(1, socket.MSG_PEEK):
-                    raise OSError("closed by the sidecar")
-            except BlockingIOError:
-                pass
+            if not self.receipts:
+                # The kernel takes one write to a TCP peer that has gone without an error: lost.
+                # The end-of-file of the peer, who never sends a byte to a plain client, tells
+                # before.
+                sock.settimeout(0.001 if self.tls else 0)
+                try:
+                    if not sock.recv(1, 0 if self.tls else socket.MSG_PEEK):
+                        raise OSError("closed by the sidecar")
+                except (BlockingIOError, socket.timeout):
+                    pass
             view = memoryview(data)
             while written < len(data):
                 sock.settimeout(self.patience(self.write_timeout))
-                written += sock.send(view[written:], _NO_SIGNAL)
+                written += sock.send(view[written:], self.flags)
         except OSError as error:
             return written, error
         return written, None
 
-    def put_back(self, frames: List[bytes]) -> None:
-        with self.lock:
-            self.queue.extendleft(reversed(frames))
-            while frames and len(self.queue) > self.size:
-                self.dropped += 1
-                self.happen("full")
-                self.queue.pop() if self.drop_newest else self.queue.popleft()
+    def receive(self) -> None:
+        """Read what the sidecar has to say, for a moment; its long silence is an error."""
+        sock = cast(socket.socket, self.sock)
+        sock.settimeout(self.patience(0.001 if self.greeted and self.queue else _TICK))
+        try:
+            data = sock.recv(65536)
+        except socket.timeout:
+            if monotonic() - self.heard > _SILENCE:
+                awaited = "receipt" if self.greeted else "welcome"
+                raise OSError(f"no {awaited} for {_SILENCE:g} s") from None
+            return
+        if not data:
+            raise OSError("closed by the sidecar")
+        *lines, self.inbox = (self.inbox + data).split(b"\n")
+        if len(self.inbox) > _MAX_FRAME_BYTES:
+            raise OSError("what answers is no sidecar")
+        for line in lines:
+            self.heed(json.loads(line.decode()))
+
+    def heed(self, answer: Dict[str, Any]) -> None:
+        """Take a line of the sidecar; one of an unknown type means nothing."""
+        kind = answer["type"]
+        if kind == "error":
+            raise OSError(f"refused by the sidecar: {answer['reason']}")
+        if kind not in ("welcome", "ack"):
+            return
+        if type(answer["q"]) is not int:
+            raise ValueError("a receipt without a number")
+        self.settle(answer["q"])
+        if kind == "ack":
+            self.go_well()
+        else:
+            self.greeted = True
+            self.heard = monotonic()
+            self.happen("connected")
+
+    def go_well(self) -> None:
+        self.happen("taken")
+        self.attempt, self.told, self.patient = 0, False, True
 
     def lose(self, error: Exception) -> None:
         """No connection: wait before the next try, full jitter, and tell once an outage."""
@@ -489,14 +619,26 @@ class _Sender:
             except Exception as fault:  # the host's own code must not end the thread
                 self.say(f"on_error raised {fault!r}")
 
-    def hang_up(self) -> None:
+    def hang_up(self, orderly: bool = False) -> None:
+        """Close. In order it is, with receipts, by reading to the end-of-file: a close with unread
+        bytes is a reset. In TLS an end without its alert would pass for a stream cut off."""
         sock, self.sock = self.sock, None
-        if sock is not None:
-            try:
-                sock.shutdown(socket.SHUT_WR)
-            except OSError:
+        self.greeted = False
+        self.inbox = b""
+        with self.lock:
+            self.taken = 0
+        if sock is None:
+            return
+        try:
+            sock.settimeout(self.patience(self.write_timeout) if self.receipts else 0)
+            if orderly and self.tls:
+                sock = cast(Any, sock).unwrap()
+            sock.shutdown(socket.SHUT_WR)
+            while orderly and self.receipts and sock.recv(65536):
                 pass
-            sock.close()
+        except (OSError, ValueError):
+            pass
+        sock.close()
 
     def release_waiters(self) -> None:
         while self.waiters:
@@ -547,9 +689,13 @@ class Client:
     `MONITORING_UNIX_SOCKET`, else `MONITORING_TCP_HOST` and `MONITORING_TCP_PORT`, else it is
     127.0.0.1:17000. `WAFERMON_DEBUG=1` writes outages and refusals to stderr.
 
-    A message that would not make a valid frame (over 65,536 bytes, NaN, a value that is not JSON)
+    With delivery "ack" a message is kept until the sidecar has said that it is safe, and sent again
+    where it has not: whatever is killed, the sidecar takes it in exactly once. A listener that does
+    not answer is tried again and again; nothing is ever sent to it without receipts instead.
+
+    A message that would not make a valid frame (over 65,515 bytes, NaN, a value that is not JSON)
     is refused: counted in `refused`, never sent. Dates, decimals, paths and UUIDs go as their text,
-    numpy scalars as numbers. After a fork the child has a connection, a buffer and counters of its
+    numpy scalars as numbers. After a fork the child has a session, a buffer and counters of its
     own, and only the process that made the client says goodbye. A child that leaves by `os._exit`
     calls `flush` before.
 
@@ -558,10 +704,16 @@ class Client:
         host: name or address of the sidecar.
         port: its TCP port.
         unix: path of its Unix socket; it wins over host and port.
-        buffer_messages: how many messages wait while there is no connection.
-        overflow: what a full buffer drops: "drop_oldest" or "drop_newest".
+        delivery: "ack", or "send": done when the kernel has a message, which takes no answer from
+            the listener, and no secret. Up to 65,536 bytes are a valid frame then.
+        secret: the shared secret, where the listener asks for one; else `MONITORING_SECRET`.
+        tls_ca: file of the certificates that the sidecar's must be signed by; else
+            `MONITORING_TLS_CA`. With it, TCP is always TLS; a Unix socket never is.
+        buffer_messages: how many messages wait to be sent or, with "ack", to be acknowledged.
+        overflow: what a full buffer drops: "drop_oldest" or "drop_newest". What is on its way is
+            never dropped; where that fills the buffer alone, it is the newest.
         write_timeout: seconds that a connect or a write may stand still before a new connection is
-            tried. The sender thread waits, never the caller.
+            tried (so does a receipt that is 10 s late). The sender thread waits, never the caller.
         close_timeout: seconds that `close`, and the end of the interpreter, wait at most.
         on_error: called with one line of text once an outage, in the sender thread; what it logs
             through this client is ignored.
@@ -582,6 +734,9 @@ class Client:
         host: Optional[str] = None,
         port: Optional[int] = None,
         unix: Optional[str] = None,
+        delivery: str = "ack",
+        secret: Optional[str] = None,
+        tls_ca: Optional[str] = None,
         buffer_messages: int = 1000,
         overflow: str = "drop_oldest",
         write_timeout: float = 10.0,
@@ -594,6 +749,7 @@ class Client:
                 "src must be a text of 1 to 128 characters without control characters, such as "
                 f"'db-loader', not {src!r}"
             )
+        hello = _hello(delivery, secret)
         if overflow not in ("drop_oldest", "drop_newest"):
             raise ValueError(f"overflow must be 'drop_oldest' or 'drop_newest', not {overflow!r}")
         if type(buffer_messages) is not int or buffer_messages < 1:
@@ -605,7 +761,15 @@ class Client:
             )
         self._prefix = f'{{"v":1,"src":{_quote(src)},"ts":'
         self._sender = sender = _Sender(
-            address, self._prefix, buffer_messages, overflow, write_timeout, close_timeout, on_error
+            address,
+            _tls(tls_ca) if len(address) == 2 else None,
+            hello,
+            self._prefix,
+            buffer_messages,
+            overflow,
+            write_timeout,
+            close_timeout,
+            on_error,
         )
         self._put = sender.put
         self._remote = _TRACEPARENT.fullmatch(os.environ.get("TRACEPARENT", ""))
@@ -772,7 +936,8 @@ class Client:
         return self._remote.group() if self._remote else ""
 
     def flush(self, timeout: float = 2.0) -> bool:
-        """Wait until every message was handed to the kernel, `timeout` seconds at most.
+        """Wait until every message is acknowledged, or with delivery "send" was handed to the
+        kernel, `timeout` seconds at most.
 
         Returns:
             Whether that is so.
@@ -789,7 +954,8 @@ class Client:
                 forked child, never do.
 
         Returns:
-            How many messages could not be handed over; they count as dropped.
+            How many messages were not acknowledged (handed to the kernel, with delivery "send");
+            they count as dropped. With 0 all that were not dropped before are safe.
         """
         self._sender.finish(self._sender.close_timeout if timeout is None else timeout, goodbye)
         return self._sender.join()
@@ -807,7 +973,8 @@ class Client:
 
     @property
     def sent(self) -> int:
-        """Messages of the caller that the kernel took whole."""
+        """Messages of the caller that the sidecar acknowledged (with delivery "send": that the
+        kernel took whole)."""
         return self._sender.sent
 
     @property
@@ -953,7 +1120,7 @@ def _tail() -> str:
 def _envelope(kind: str, fields: Dict[str, Any]) -> str:
     """The end of a frame, with the top-level fields that the caller gave.
 
-    `q` would ask for a receipt, and a receipt that nobody reads turns our close into a reset.
+    `q` is the sender's: a receipt that nobody reads turns a close into a reset.
     """
     fields = _given(fields)
     for name in ("v", "src", "q"):
@@ -1023,12 +1190,6 @@ def _disk() -> Dict[str, Any]:
 def _address(host: Optional[str], port: Optional[int], unix: Optional[str]) -> Tuple[Any, ...]:
     """Where the sidecar is: the arguments, else the environment, else the default."""
     setting = os.environ.get
-    for name in ("MONITORING_SECRET", "MONITORING_TLS_CA"):
-        if setting(name):
-            raise ValueError(
-                f"{name} is set, but this client can neither authenticate nor encrypt yet, and it "
-                "does not send in the clear behind your back: unset the variable"
-            )
     if unix is None and host is None and port is None:
         unix = setting("MONITORING_UNIX_SOCKET")
     if unix:
@@ -1052,3 +1213,35 @@ def _address(host: Optional[str], port: Optional[int], unix: Optional[str]) -> T
         return (name.encode("ascii" if max(name) < "\x80" else "idna"), number)
     except UnicodeError:
         raise ValueError(f"host must be a host name or an address, not {name!r}") from None
+
+
+def _hello(delivery: str, secret: Optional[str]) -> Optional[str]:
+    """The data of a hello, for the session's id to be filled in; None sends plainly."""
+    if delivery not in ("ack", "send"):
+        raise ValueError(f"delivery must be 'ack' or 'send', not {delivery!r}")
+    secret = secret or os.environ.get("MONITORING_SECRET")
+    if delivery == "send":
+        if secret:
+            raise ValueError("a secret (or MONITORING_SECRET) needs delivery='ack'")
+        return None
+    if not secret:
+        return ',"data":{"session":"%s"}'
+    if not isinstance(secret, str) or _SURROGATE.search(secret):
+        raise ValueError("secret (or MONITORING_SECRET) must be a text in UTF-8")  # never shown
+    return ',"data":{"session":"%s","secret":' + _quote(secret).replace("%", "%%") + "}"
+
+
+def _tls(ca: Optional[str]) -> Any:
+    """The SSL context; None where no certificates are given."""
+    ca = ca or os.environ.get("MONITORING_TLS_CA")
+    if not ca:
+        return None
+    import ssl  # 10 ms of a short script
+
+    "x".encode("idna")  # imports the codec now, and not in the sender thread: see _address()
+    try:
+        return ssl.create_default_context(cafile=ca)
+    except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+        raise ValueError(
+            f"tls_ca (or MONITORING_TLS_CA) must be a file of certificates, not {ca!r}: {error}"
+        ) from None

@@ -32,6 +32,9 @@ my ($NOSIGNAL, $DONTWAIT) = do {
 my $WINDOWS_FIONBIO = 0x8004667E;
 
 my $MAX_FRAME_BYTES = 65_536;
+my $NUMBER_BYTES    = length ',"q":9007199254740991';
+my $MAX_SILENCE_S   = 10;
+my $ANY             = 9**9**9;
 my $MAX_DEPTH       = 64;
 my $MAX_CACHED_KEYS = 1_000;
 my $MAX_LET_GO_OF   = 16;
@@ -39,13 +42,14 @@ my $MIN_BACKOFF_S   = 0.1;
 my $MAX_BACKOFF_S   = 30;
 
 my %DEFAULT = (
+    delivery        => 'ack',
     buffer          => 1_000,
     overflow        => 'drop_oldest',
     connect_timeout => 0.2,
     write_timeout   => 0,
     close_timeout   => 2,
 );
-my %IS_OPTION = map { $_ => 1 } keys %DEFAULT, qw(src host port unix on_error);
+my %IS_OPTION = map { $_ => 1 } keys %DEFAULT, qw(src host port unix secret on_error);
 
 my %LIVE;         # address -> weak reference, for END and for new threads
 my @LET_GO_OF;    # the last clients of main that were destroyed, see DESTROY
@@ -60,11 +64,9 @@ sub new {
     for my $name (keys %option) {
         $IS_OPTION{$name} or _croak("no such option: '$name'");
     }
-    for my $name (qw(MONITORING_SECRET MONITORING_TLS_CA)) {
-        length $ENV{$name}
-            and _croak("$name is set, but this SDK speaks neither secrets nor TLS yet. Send to a sidecar on this host"
-                . " that asks for none, and unset $name for this program");
-    }
+    length $ENV{MONITORING_TLS_CA}
+        and _croak('MONITORING_TLS_CA is set, but this SDK speaks no TLS, as perl has none in its core. Send to a sidecar'
+            . ' on this host, which forwards over TLS, and unset MONITORING_TLS_CA for this program');
     local ($ROOM_BYTES, $FAULT) = ($MAX_FRAME_BYTES);
     my $self = bless {
         %DEFAULT,
@@ -80,6 +82,10 @@ sub new {
     $self->{buffer} =~ /\A[1-9][0-9]*\z/ or _croak("buffer is a number of messages, 1 or more: not '$self->{buffer}'");
     $self->{overflow} =~ /\Adrop_(?:oldest|newest)\z/
         or _croak("overflow is 'drop_oldest' or 'drop_newest': not '$self->{overflow}'");
+    $self->{delivery} =~ /\A(?:ack|send)\z/ or _croak("delivery is 'ack' or 'send': not '$self->{delivery}'");
+    $self->{secret} //= $ENV{MONITORING_SECRET} // '';
+    length $self->{secret} && $self->{delivery} eq 'send'
+        and _croak("a secret (or MONITORING_SECRET) needs a session: leave out delivery => 'send', or the secret");
     $self->_resolve(\%option);
     $self->_start_afresh;
     $LIVE{ 0 + $self } = $self;
@@ -235,7 +241,7 @@ sub _emit {
         . (defined $data ? ",\"data\":$data}\n" : "}\n");
     # Pure ASCII text may have come with perl's UTF-8 flag; the frame as a whole is bytes.
     utf8::downgrade($frame, 1) or $FAULT //= 'not bytes';
-    $FAULT //= 'longer than 65,536 bytes' if length $frame > $MAX_FRAME_BYTES;
+    $FAULT //= 'longer than 65,536 bytes' if length $frame > $MAX_FRAME_BYTES - ($self->{session} && $NUMBER_BYTES);
     return $self->_send($frame) if !defined $FAULT;
     $self->{refused}++;
     $self->_debug("refused: $type: $FAULT");
@@ -461,6 +467,11 @@ sub _fault {
 }
 
 # --- Buffer --------------------------------------------------------------------------------------------------------
+#
+# The queue holds what waits, and with receipts what is written and not acknowledged: 'written' frames at its head are on
+# this connection, 'offset' bytes of the next one (below zero: of the hello). The first 'numbered' ones have a number,
+# given as they are first written, so that numbers have no gaps: up to 'acked' they are settled, then come 'let_go' that
+# had to leave the full queue unacknowledged, then those of the queue. A new connection gets the frames from their start.
 
 # Hands a frame to the kernel, or keeps it. False where it is dropped.
 sub _send {
@@ -475,75 +486,107 @@ sub _send {
 
         # A signal handler of the host logs in the middle of a write: leave it to that write. What is being written
         # stays, so the newest gives way.
-        return $self->_drop if @$queue >= $self->{buffer};
+        return $self->_drop(1) if @$queue >= $self->{buffer};
         push @$queue, $frame;
         return 1;
     }
     my $until_s = $self->{write_timeout} && _now() + $self->{write_timeout};
     if (@$queue >= $self->{buffer}) {
-        $self->_drain($until_s);
-        return $self->_drop if @$queue >= $self->{buffer} && !$self->_drop_oldest;
+        $self->_drain($until_s, $self->{buffer} - 1);
+        return $self->_drop(1) if @$queue >= $self->{buffer} && !$self->_drop_oldest;
     }
     push @$queue, $frame;
-    $self->_drain($until_s);
+    $self->_drain($until_s, $ANY);
     return 1;
 }
 
 sub _drop {
-    my ($self) = @_;
-    $self->{dropped}++;
-    $self->{unreported}++;
+    my ($self, $count) = @_;
+    $self->{dropped} += $count;
+    $self->{unreported} += $count;
     $self->_become('OVERFLOW', "the buffer of $self->{buffer} messages is full");
     return 0;
 }
 
-# Makes room; not of a half-written frame, nor of the report of what was dropped before.
+# Makes room; not of a half-written frame, nor of the report of what was dropped before. One that has a number may be
+# there already: it is let go of, and counts as dropped once a welcome tells that it is not.
 sub _drop_oldest {
     my ($self) = @_;
-    my $queue  = $self->{queue};
-    my $first  = $self->{offset} || $queue->[0] eq $self->{report} ? 1 : 0;
-    return 0 if $self->{overflow} eq 'drop_newest' || $first >= @$queue;
+    return 0 if $self->{overflow} eq 'drop_newest';
+    my $queue = $self->{queue};
+    if ($self->{numbered} && ($self->{written} || $self->{offset} <= 0)) {
+        shift @$queue;
+        $self->{let_go}++;
+        $self->{numbered}--;
+        $self->{written}-- if $self->{written};
+        return 1;
+    }
+    my $first = $self->{numbered} || ($self->{offset} > 0 ? 1 : 0);
+    $first++ if $queue->[$first] eq $self->{report};
+    return 0 if $first >= @$queue;
     splice @$queue, $first, 1;
-    $self->_drop;
+    $self->{lost}++;
+    $self->_drop(1);
     return 1;
 }
 
-# Writes the queue until it is empty (true), or until it would have to wait past $until_s (false). 'offset' bytes of the
-# frame at its head are written; a new connection gets that frame from its start.
+# Writes the queue until all is written and at most $most of it lack a receipt (true), or until it would have to wait
+# past $until_s (false).
 sub _drain {
-    my ($self, $until_s) = @_;
+    my ($self, $until_s, $most) = @_;
     local ($self->{busy}, $!) = (1, 0);
     my $queue = $self->{queue};
-    while (@$queue || $self->{unreported}) {
+    while (@$queue > $self->{written} || @$queue + $self->{let_go} > $most || $self->_report_is_due) {
         my $fh = $self->{fh} || $self->_connect or return 0;
-
-        # A peer that has closed still takes one write, and loses it: so look first. A plain client is never answered;
-        # what comes nevertheless is read, as unread bytes would turn our close into a reset.
-        my $answered = defined recv $fh, my $answer, 4096, $DONTWAIT;
-        if ($answered ? !length $answer : !_would_block()) {
-            $self->_disconnect($answered ? 'closed by the sidecar' : "$!");
-            next;
-        }
-        $self->_report if !@$queue;
-        my ($chunk, $frames) = ($queue->[0], 1);
-        $chunk .= $queue->[ $frames++ ] while $frames < @$queue && length $chunk < $MAX_FRAME_BYTES;
-        substr $chunk, 0, $self->{offset}, '' if $self->{offset};
-        my $written = send $fh, $chunk, $NOSIGNAL | $DONTWAIT;
-        if (!defined $written) {
-            if (!_would_block()) {
-                $self->_disconnect("$!");
-                next;
-            }
-            next if _writable($fh, $until_s);
-            return 0;
-        }
-        $self->{offset} += $written;
-        while (@$queue && $self->{offset} >= length $queue->[0]) {
-            $self->{offset} -= length shift @$queue;
-            $self->{sent}++;
-        }
+        next if $self->_hear($fh);
+        $self->_report if $self->{may_write} && $self->_report_is_due;
+        my $writing = $self->{offset} < 0 || $self->{may_write} && @$queue > $self->{written};
+        next if $writing && $self->_write($fh);
+        return 0 if !$writing && $most == $ANY;    # for the welcome only who flushes waits
+        return 0 if !_ready($fh, $self->_patience($until_s), 1, $writing);
     }
     return 1;
+}
+
+# Writes what the kernel takes at once; false if that is nothing.
+sub _write {
+    my ($self, $fh) = @_;
+    my ($queue, $at, $offset) = @$self{qw(queue written offset)};
+    my $chunk = $offset < 0 ? substr($self->{hello}, $offset) : '';
+    if ($self->{may_write}) {
+        for (my $next = $at; $next < @$queue && length $chunk < $MAX_FRAME_BYTES; $next++) {
+            $self->_give_number($next) if $next >= $self->{numbered} && $self->{session};
+            $chunk .= $queue->[$next];
+        }
+    }
+    substr $chunk, 0, $offset, '' if $offset > 0;
+    my $written = send $fh, $chunk, $NOSIGNAL | $DONTWAIT;
+    if (!defined $written) {
+        return 0 if _would_block();
+        $self->_disconnect("$!");
+        return 1;
+    }
+    $self->{owed_since_s} ||= _now() if $self->{session};
+    $self->{offset} += $written;
+    while ($self->{written} < @$queue && $self->{offset} >= length $queue->[ $self->{written} ]) {
+        $self->{offset} -= length $queue->[ $self->{written} ];
+        if ($self->{session}) { $self->{written}++ }
+        else                  { $self->{sent}++; shift @$queue }
+    }
+    return 1;
+}
+
+sub _give_number {
+    my ($self, $at) = @_;
+    substr $self->{queue}[$at], -2, 0, ',"q":' . ($self->{acked} + $self->{let_go} + $self->{numbered} + 1);
+    $self->{numbered}++;
+    return;
+}
+
+# Not before the buffer has room again, or each message that is dropped would make one more.
+sub _report_is_due {
+    my ($self) = @_;
+    return $self->{unreported} && @{ $self->{queue} } == $self->{written} && 2 * $self->{written} <= $self->{buffer};
 }
 
 sub _report {
@@ -553,24 +596,26 @@ sub _report {
         . qq("ctx":{"dropped":$self->{unreported}}}}\n);
     push @{ $self->{queue} }, $self->{report};
     $self->{unreported} = 0;
-    $self->_become('CONNECTED', 'the buffer is empty again');
+    $self->_become('CONNECTED', 'the buffer has room again');
     return;
 }
 
 sub _flush {
     my ($self, $until_s, $patient) = @_;
     local $!;
-    return !@{ $self->{queue} } if $self->{busy} || $self->{state} eq 'CLOSED';
+    return !(@{ $self->{queue} } + $self->{let_go}) if $self->{busy} || $self->{state} eq 'CLOSED';
     $self->{retry_at_s} = 0;
-    until ($self->_drain($until_s)) {
+    until ($self->_drain($until_s, 0)) {
         my $left_s = $until_s - _now();
         return 0 if $left_s <= 0 || !$patient && !$self->{fh};
-        my $retry_in_s = $self->{retry_at_s} - _now();
+        my $retry_in_s = $self->{fh} ? 0 : $self->{retry_at_s} - _now();
         select undef, undef, undef, $retry_in_s < $left_s ? $retry_in_s : $left_s if $retry_in_s > 0;
     }
     return 1;
 }
 
+# The goodbye goes when all before it is safe: with its receipt the sidecar forgets the session, and a frame that were
+# sent again after that would be there twice.
 sub _close {
     my ($self, $reason, $timeout_s, $patient, $status) = @_;
     $self->_start_afresh if $$ != $self->{pid};
@@ -578,19 +623,129 @@ sub _close {
     $self->_end_span($_, status => $status) for grep { $_->{owner} == $$ } reverse @{ $self->{open} };
     my $until_s = _now() + $timeout_s;
     my $queue   = $self->{queue};
-    # A goodbye says that the source is finished, so a forked child says none: the job goes on.
-    if ($self->_flush($until_s, $patient) && $self->{sent} && $$ == $self->{maker}) {
+    if ($self->_flush($until_s, $patient) && $self->{sent}) {
         local ($ROOM_BYTES, $FAULT) = ($MAX_FRAME_BYTES);
-        push @$queue, $self->{head} . int(1000 * time) . ',"type":"goodbye","data":{"reason":' . _text($reason) . "}}\n";
-        $self->_drain($until_s);
-        @$queue = ();
+        # A goodbye says that the source is finished, so a forked child says none: the job goes on.
+        my $finished = $$ == $self->{maker};
+        push @$queue, $self->{head} . int(1000 * time) . ',"type":"goodbye","data":{"reason":' . _text($reason) . "}}\n"
+            if $finished;
+        if    (!$self->_flush($until_s, $patient)) { shift @$queue if $finished }
+        elsif ($self->{session})                   { $self->_part($until_s) }
     }
-    my $left = @$queue;
+    my $left = @$queue + $self->{let_go};
     $self->{dropped} += $left;
     $self->_hang_up;
     @$queue = ();
+    $self->{let_go} = 0;
     $self->_become('CLOSED', $reason);
-    return $left;
+    return $self->{session} ? $left + $self->{lost} : $left;
+}
+
+# --- Session -------------------------------------------------------------------------------------------------------
+
+# Takes what the sidecar says. True if that was an answer, or the connection is gone: closed, or silent for too long.
+#
+# A peer that has closed still takes one write, and loses it: so this goes before each. Who asked for no receipt is never
+# answered; what comes nevertheless is read, as unread bytes would turn our close into a reset.
+sub _hear {
+    my ($self, $fh) = @_;
+    my $heard = defined recv $fh, my $bytes, 4096, $DONTWAIT;
+    if ($heard ? !length $bytes : !_would_block()) {
+        $self->_disconnect($heard ? 'closed by the sidecar' : "$!");
+        return 1;
+    }
+    if (!$heard) {
+        return 0 if !$self->{owed_since_s} || _now() - $self->{owed_since_s} < $MAX_SILENCE_S;
+        $self->_disconnect("$self->{peer} did not answer for $MAX_SILENCE_S s");
+        return 1;
+    }
+    return 0 if !$self->{session};
+    my $answers = 0;
+    $self->{inbox} .= $bytes;
+    $answers += $self->_take_answer($1) while $self->{inbox} =~ s/\A([^\n]*)\n//;
+    $self->{inbox} = '' if length $self->{inbox} > $MAX_FRAME_BYTES;
+    return $answers;
+}
+
+sub _take_answer {
+    my ($self, $line) = @_;
+    my ($type) = $line =~ /"type"\s*:\s*"(welcome|ack|error)"/ or return 0;
+    if ($type eq 'error') {
+        $self->_refused_by_sidecar($line =~ /"reason"\s*:\s*"(\w+)"/);
+        return 1;
+    }
+    my ($q) = $line =~ /"q"\s*:\s*([0-9]+)/;
+    $self->_acknowledge($q);
+    $self->_welcome if $type eq 'welcome';
+    $self->{owed_since_s} = $self->{written} + $self->{let_go} && _now();
+    return 1;
+}
+
+sub _acknowledge {
+    my ($self, $q) = @_;
+    my $most    = $self->{let_go} + ($self->{may_write} ? $self->{written} : $self->{numbered});
+    my $settled = $q - $self->{acked};
+    $settled = $most if $settled > $most;
+    return if $settled <= 0;
+    $self->{acked} += $settled;
+    $self->{sent}  += $settled;
+    $self->{backoff_s} = $MIN_BACKOFF_S;
+    if ($settled <= $self->{let_go}) {
+        $self->{let_go} -= $settled;
+        return;
+    }
+    $settled -= $self->{let_go};
+    splice @{ $self->{queue} }, 0, $settled;
+    $self->{let_go} = 0;
+    $self->{numbered} -= $settled;
+    $self->{written} -= $settled if $self->{written};
+    return;
+}
+
+# The session goes on. What was let go of and is not held there is lost.
+sub _welcome {
+    my ($self) = @_;
+    $self->{denied} = 0;
+    if (!$self->{may_write}) {
+        $self->{may_write} = 1;
+        if (my $lost = $self->{let_go}) {
+            $self->{acked} += $lost;
+            $self->{let_go} = 0;
+            $self->{lost} += $lost;
+            $self->_drop($lost);
+        }
+        $self->_become('CONNECTED', $self->{peer}) if !$self->{unreported};
+    }
+    return;
+}
+
+# Told once, even in an outage that was told already; then as any other outage.
+sub _refused_by_sidecar {
+    my ($self, $reason) = @_;
+    $self->{state} = 'CONNECTED' if !$self->{denied}++;
+    $self->_disconnect("$self->{peer} refuses this client: " . ($reason ne 'auth' ? $reason
+        : length $self->{secret} ? 'wrong secret (or MONITORING_SECRET)' : 'it asks for a secret (or MONITORING_SECRET)'));
+    return;
+}
+
+# How long to wait for a sidecar that owes an answer.
+sub _patience {
+    my ($self, $until_s) = @_;
+    my $give_up_s = $self->{owed_since_s} ? $self->{owed_since_s} + $MAX_SILENCE_S : $until_s;
+    return $until_s < $give_up_s ? $until_s : $give_up_s;
+}
+
+# Nothing more comes from here; the sidecar answers by closing.
+sub _part {
+    my ($self, $until_s) = @_;
+    local ($self->{busy}, $!) = (1, 0);
+    my $fh = $self->{fh} or return;
+    shutdown $fh, 1;
+    while (_ready($fh, $until_s, 1, 0)) {
+        my $heard = defined recv $fh, my $bytes, 4096, $DONTWAIT;
+        return if $heard ? !length $bytes : !_would_block();
+    }
+    return;
 }
 
 # --- Connection ----------------------------------------------------------------------------------------------------
@@ -601,6 +756,7 @@ sub _start_afresh {
     my ($self) = @_;
     $self->_hang_up;
     @$self{qw(pid queue sent dropped refused unreported report busy)} = ($$, [], 0, 0, 0, 0, '', 0);
+    @$self{qw(session acked let_go lost numbered denied)} = ($self->{delivery} eq 'ack' ? _random_hex(16) : '', (0) x 5);
     @$self{qw(retry_at_s backoff_s)} = (0, $MIN_BACKOFF_S);
     $self->{resources_at} = [ _cpu_s(), _now() ];
     $self->{state} = '' if $self->{state} ne 'CLOSED';
@@ -609,7 +765,7 @@ sub _start_afresh {
 
 sub _hang_up {
     my ($self) = @_;
-    $self->{offset} = 0;
+    @$self{qw(offset written inbox owed_since_s)} = (0, 0, '', 0);
     CORE::close(delete $self->{fh}) if $self->{fh};
     return;
 }
@@ -617,8 +773,9 @@ sub _hang_up {
 sub _disconnect {
     my ($self, $why) = @_;
     $self->_hang_up;
-    # A connection that lasted is a good sign; one that breaks at once keeps the delay growing.
-    $self->{backoff_s} = $MIN_BACKOFF_S if _now() - $self->{connected_at_s} > $self->{backoff_s};
+    # A connection that lasted is a good sign; one that breaks at once keeps the delay growing. With receipts, one of
+    # these is the sign.
+    $self->{backoff_s} = $MIN_BACKOFF_S if !$self->{session} && _now() - $self->{connected_at_s} > $self->{backoff_s};
     $self->_become('DISCONNECTED', $why);
     return;
 }
@@ -637,7 +794,7 @@ sub _connect {
     my $fh = $self->_socket;
     my $connected = $fh && connect $fh, $self->{address};
     if ($fh && !$connected && ($! == EINPROGRESS || $! == EWOULDBLOCK && $^O eq 'MSWin32')) {
-        my $error = _writable($fh, $now_s + $self->{connect_timeout}) ? getsockopt($fh, SOL_SOCKET, SO_ERROR) : undef;
+        my $error = _ready($fh, $now_s + $self->{connect_timeout}, 0, 1) ? getsockopt($fh, SOL_SOCKET, SO_ERROR) : undef;
         $! = defined $error ? unpack 'i', $error : Errno::ETIMEDOUT();
         $connected = $! == 0;
     }
@@ -647,12 +804,27 @@ sub _connect {
     }
     $self->{fh} = $fh;
     $self->{connected_at_s} = $now_s;
-    $self->_become('CONNECTED', $self->{peer}) if !$self->{unreported};
+    $self->{may_write} = 1;
+    $self->_greet if $self->{session};
+    $self->_become('CONNECTED', $self->{peer}) if $self->{may_write} && !$self->{unreported};
     return $fh;
 }
 
+# Frames follow the hello at once where nothing can be held of the session, so that a short script waits only when it
+# closes. Else the welcome tells what to send; and where there is a secret, whether it is the right one.
+sub _greet {
+    my ($self) = @_;
+    local ($ROOM_BYTES, $FAULT) = ($MAX_FRAME_BYTES);
+    $self->{hello} = $self->{head} . int(1000 * time) . ',"type":"hello","data":{'
+        . (length $self->{secret} ? '"secret":' . _text($self->{secret}) . ',' : '') . qq("session":"$self->{session}"}}\n);
+    $self->{offset}       = -length $self->{hello};
+    $self->{owed_since_s} = _now();
+    $self->{may_write}    = !length $self->{secret} && !($self->{acked} + $self->{let_go} + $self->{numbered});
+    return;
+}
+
 # A socket that does not block and is closed on exec. Not on 0 to 2: where the host closed those, what it prints would
-# go into the stream of frames. Nagle's algorithm stays on: nobody waits for an answer, and small writes may merge.
+# go into the stream of frames. Nagle's algorithm stays on, so that small writes may merge.
 sub _socket {
     my ($self) = @_;
     local $^F = 2;
@@ -673,11 +845,12 @@ sub _socket {
 
 sub _would_block { return $! == EAGAIN || $! == EWOULDBLOCK || $! == EINTR }
 
-sub _writable {
-    my ($fh, $until_s) = @_;
+sub _ready {
+    my ($fh, $until_s, $reading, $writing) = @_;
     while ($until_s && (my $left_s = $until_s - _now()) > 0) {
         vec(my $bits = '', fileno $fh, 1) = 1;
-        my $ready = select undef, $bits, undef, $left_s;
+        my ($in, $out) = ($reading ? $bits : undef, $writing ? $bits : undef);
+        my $ready = select $in, $out, undef, $left_s;
         return 1 if $ready > 0;
         return 0 if $ready < 0 && $! != EINTR;
     }
@@ -816,7 +989,7 @@ WaferMon - events, metrics, progress and traces of a script, sent to the wafermo
 
 =head1 DESCRIPTION
 
-A call writes one line of JSON to the sidecar over a TCP or Unix socket, and costs about 10 microseconds. Monitoring never
+A call writes one line of JSON to the sidecar over a TCP or Unix socket, and costs some 10 to 30 microseconds. Monitoring never
 stands in the way of the script:
 
 =over
@@ -841,11 +1014,23 @@ A message that would be no valid frame is refused: never sent, and counted.
 
 Messages wait in the buffer. Calls try to connect again after a delay that grows from 0.1 to 30 s (exponential backoff
 with full jitter); such an attempt takes at most C<connect_timeout>, and none at all where the sidecar is on this host. When
-the buffer is full, the oldest message, or as configured the newest, is dropped and counted. Once the buffer is empty again,
+the buffer is full, the oldest message, or as configured the newest, is dropped and counted. Once the buffer has room again,
 the count goes out as a C<warn> event, "messages dropped", with C<dropped> in its ctx.
 
-What the kernel has taken is out of the script's hands: a sidecar that is killed with unread messages in its socket loses
-these.
+=head2 Receipts
+
+A message is safe once the sidecar has it in its journal and says so, and until then it is kept in the buffer: what was lost
+with a connection, or with a sidecar that was killed, is sent again, and what is there already is not stored twice. No
+call waits for a receipt but C<flush> and C<close>, and the end of the script. A sidecar that owes one for 10 s is left, and
+connected to again.
+
+The buffer holds what waits and what is not acknowledged yet. A script that logs more than that in one go runs ahead of the
+receipts, which take some milliseconds. With C<drop_oldest> it then lets go of the oldest ones that are written: these are
+lost only if the connection breaks before their receipt, and count as dropped when that turns out. With C<drop_newest> a
+message that was taken is never let go of: the call returns false instead, or, with C<write_timeout>, waits for a receipt.
+
+With C<< delivery => 'send' >> nothing is acknowledged. What the kernel has taken is then out of the script's hands: a
+sidecar that is killed with unread messages in its socket loses these.
 
 =head1 METHODS
 
@@ -870,12 +1055,21 @@ is looked up here, once, which may take as long as your resolver does; one that 
 =item unix
 
 Path of the sidecar's Unix socket. It goes before C<host> and C<port>, as C<MONITORING_UNIX_SOCKET> goes before
-C<MONITORING_TCP_*>; any of the three arguments goes before the environment. With a Unix socket fewer messages are in the
-kernel's hands when a sidecar dies.
+C<MONITORING_TCP_*>; any of the three arguments goes before the environment.
+
+=item delivery
+
+C<ack> (default): each message is kept until the sidecar has acknowledged it, see L</Receipts>. C<send>: until the kernel has
+it.
+
+=item secret
+
+What the sidecar asks for, if it does. Default: C<MONITORING_SECRET>. A wrong one is an outage that C<on_error> is told of; the
+messages wait. It needs C<< delivery => 'ack' >>, and is sent as it is: to a sidecar on this host.
 
 =item buffer
 
-Messages kept while the sidecar is away or slow, 1 or more. Default: 1000.
+Messages kept while the sidecar is away or slow, and until they are acknowledged, 1 or more. Default: 1000.
 
 =item overflow
 
@@ -890,13 +1084,13 @@ and at the end of the script (2).
 
     on_error => sub { my ($state, $why) = @_; ... }
 
-Called when an outage begins (C<DISCONNECTED>), and when its first message is dropped (C<OVERFLOW>): once each an outage. A
-die in it is ignored.
+Called when an outage begins (C<DISCONNECTED>), and when its first message is dropped (C<OVERFLOW>): once each an outage;
+also when the sidecar refuses the secret. A die in it is ignored.
 
 =back
 
-Where C<MONITORING_SECRET> or C<MONITORING_TLS_CA> is set, C<new> dies: this SDK speaks neither secrets nor TLS yet, and
-does not send in plain behind your back. Send to a sidecar on the same host that asks for no secret; it forwards.
+Where C<MONITORING_TLS_CA> is set, C<new> dies: perl has no TLS in its core, and this SDK does not send in plain behind your
+back. Send to a sidecar on the same host; it forwards over TLS.
 
 =head2 log_event
 
@@ -964,15 +1158,16 @@ of the span it names (an invalid one is ignored):
 
     my $done = $m->flush($timeout_s);
 
-Writes what is in the buffer, connecting again if need be, for at most C<$timeout_s> (default: C<close_timeout>). True if the
-buffer is empty.
+Writes what is in the buffer, connecting again if need be, and waits for the receipts, for at most C<$timeout_s> (default:
+C<close_timeout>). True if all of it is acknowledged (with C<< delivery => 'send' >>: written).
 
 =head2 close
 
     my $left = $m->close($timeout_s);
 
-Ends open spans, flushes, says goodbye and closes. Returns how many messages it could not hand over (they count as
-dropped). A message after C<close> is dropped.
+Ends open spans, flushes, says goodbye and closes. Returns how many messages that a call had taken are not acknowledged,
+those that a full buffer lost before included: 0 says that all are safe. With C<< delivery => 'send' >>, how many it could not
+hand over now. They count as dropped; so does a message after C<close>.
 
 A client that is not closed says goodbye when it is destroyed, or at the end of the script, with the exit status as the
 reason (C<exit 0>); a client that the main file let go of says it at the end too. There it does not wait for a sidecar that
@@ -981,13 +1176,13 @@ missing: have a handler of your own call C<exit> where a signal is a regular end
 
 =head2 state
 
-C<CONNECTED>, C<DISCONNECTED> (also before the first message), C<OVERFLOW> (messages were dropped, and are not yet reported) or
-C<CLOSED>.
+C<CONNECTED>, C<DISCONNECTED> (also before the first message, and after an outage until the sidecar's welcome), C<OVERFLOW>
+(messages were dropped, and are not yet reported) or C<CLOSED>.
 
 =head2 sent, dropped, refused
 
-Numbers of messages of this process: handed to the kernel (reports and goodbye included), lost to a full or closed buffer,
-and not valid.
+Numbers of messages of this process: acknowledged, or with C<< delivery => 'send' >> handed to the kernel (reports and
+goodbye included); lost to a full or closed buffer; not valid. Receipts are read as messages are sent.
 
 =head1 DATA
 
@@ -1000,13 +1195,13 @@ Text may be characters or bytes. Bytes beyond ASCII are read as UTF-8, and where
 Unicode character is sent as U+FFFD.
 
 Refused are: infinity and NaN, code, handles and other objects, what is nested deeper than 64, circular structures, and
-messages longer than 65,536 bytes.
+messages longer than 65,536 bytes (with receipts 65,515, as each gets a number).
 
 =head1 FORK AND THREADS
 
-A forked child has a connection, an empty buffer and counters of its own from its first call on; the parent's stay
-untouched, and the child says no goodbye: one would say that the source is finished. Messages of the child belong to the span that was open at the fork; the
-parent ends it. The same holds for a new thread.
+A forked child has a session, a connection, an empty buffer and counters of its own from its first call on; the parent's stay
+untouched, and the child says no goodbye: one would say that the source is finished. Messages of the child belong to the span
+that was open at the fork; the parent ends it. The same holds for a new thread.
 
 =head1 ENVIRONMENT
 
@@ -1050,7 +1245,6 @@ To count what a job did not get through:
 
 =head1 LIMITS
 
-Without L<Time::HiRes> (a package of its own on slim systems) times have whole seconds. Receipts, sessions, secrets and TLS
-are not there yet.
+Without L<Time::HiRes> (a package of its own on slim systems) times have whole seconds. There is no TLS.
 
 =cut

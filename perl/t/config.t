@@ -36,6 +36,8 @@ my @croaks = (
     [ qr/port .*: not 'x'/ => [ src => 'c', port => 'x' ] ], [ qr/port/ => [ src => 'c', port => 65_536 ] ],
     [ qr/no path of a Unix socket/ => [ src => 'c', unix => 'x' x 200 ] ],
     [ qr/buffer is/ => [ src => 'c', buffer => 0 ] ], [ qr/overflow is/ => [ src => 'c', overflow => 'block' ] ],
+    [ qr/delivery is/ => [ src => 'c', delivery => 'maybe' ] ],
+    [ qr/a secret .* needs a session/ => [ src => 'c', delivery => 'send', secret => 's3cret' ] ],
     [ qr/cannot resolve host/ => [ src => 'c', host => '300.1.1.1' ] ], [ qr/cannot resolve host/ => [ src => 'c', host => '::x' ] ],
 );
 for my $case (@croaks) {
@@ -44,10 +46,12 @@ for my $case (@croaks) {
     like $@, $error, 'what is wrong';
     like $@, qr/ at \Q$0\E line /, 'where';
 }
-for my $name (qw(MONITORING_SECRET MONITORING_TLS_CA)) {
+for my $case ([ MONITORING_TLS_CA => qr/\AWaferMon: MONITORING_TLS_CA is set, but/ ],
+    [ MONITORING_SECRET => qr/\AWaferMon: a secret \(or MONITORING_SECRET\) needs a session/, delivery => 'send' ]) {
+    my ($name, $error, @args) = @$case;
     local $ENV{$name} = 's3cret';
-    ok !eval { WaferMon->new(src => 'c'); 1 }, "croaks: $name";
-    like $@, qr/\AWaferMon: $name is set, but/, 'never plain sending instead';
+    ok !eval { WaferMon->new(src => 'c', @args); 1 }, "croaks: $name";
+    like $@, $error, 'never plain sending instead';
     unlike $@, qr/s3cret/, 'without telling it';
 }
 
@@ -83,7 +87,7 @@ for my $src ('x' x 128, "\x{6676}" x 128, "\xe6\x99\xb6\xe5\x9c\x93", "caf\xe9",
 # Without what slim installations leave out.
 {
     my $code = 'BEGIN { unshift @INC, sub { die "not here" if $_[1] =~ m{^(?:Time/HiRes|Scalar/Util)} } }'
-        . ' use WaferMon; my $m = WaferMon->new(src => "slim"); $m->start_span("s")->end; $m->close';
+        . ' use WaferMon; my $m = WaferMon->new(src => "slim", delivery => "send"); $m->start_span("s")->end; $m->close';
     local $ENV{MONITORING_TCP_PORT} = $sidecar->{port};
     is system($^X, '-Ilib', '-we', $code), 0, 'without Time::HiRes and Scalar::Util';
     is_deeply [ map { $_->{type} } $sidecar->rest ], [qw(span goodbye)], 'works';

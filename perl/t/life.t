@@ -11,20 +11,8 @@ clean_environment();
 
 # Runs a script of its own against the sidecar: its exit status, and what it printed.
 sub run_script {
-    my ($sidecar, $body, @perl_options) = @_;
-    my $script = "use strict; use warnings; use WaferMon; my \$m = WaferMon->new(src => 'script'); $body";
-    local $ENV{MONITORING_TCP_PORT} = $sidecar->{port};
-    pipe my $read, my $write or die "pipe: $!";
-    defined(my $pid = fork) or die "fork: $!";
-    if (!$pid) {
-        close $read;
-        open STDOUT, '>&', $write;
-        open STDERR, '>&', $write;
-        exec $^X, '-Ilib', @perl_options, '-e', $script;
-    }
-    close $write;
-    my $printed = do { local $/; <$read> };
-    return (wait_child($pid), $printed // '');
+    my ($sidecar, $body) = @_;
+    return $sidecar->start_script($body, delivery => 'send')->();
 }
 
 for my $case (
@@ -34,7 +22,7 @@ for my $case (
     [ 'two clients',         'our $n = WaferMon->new(src => "other"); ', 0, 'exit 0' ],
     [ 'a client in a global', 'our $g = $m; undef $m;', 0,      'exit 0' ],
     [ 'let go of before',    'undef $m;',             0,       'exit 0' ],
-    [ 'a client of a sub',   'sub f { my $s = WaferMon->new(src => "sub"); $s->heartbeat } undef $m; f();', 0, 'exit 0' ],
+    [ 'a client of a sub',   'sub f { my $s = WaferMon->new(src => "sub", delivery => "send"); $s->heartbeat } undef $m; f();', 0, 'exit 0' ],
     [ 'close',               '$m->close;',            0,       'closed' ],
     [ 'a closure keeps it',  'our $c; { my $k = $m; $c = sub { $k } } undef $m;', 0, 'exit 0' ],
     [ 'END of the host logs', 'END { $m->log_event("info", "from END") }', 0, 'exit 0' ],
@@ -56,7 +44,7 @@ for my $case (
 
 subtest 'clients that are let go of' => sub {
     my $sidecar = Sidecar->new;
-    run_script($sidecar, 'for (1 .. 20) { my $n = WaferMon->new(src => $_); $n->heartbeat }');
+    run_script($sidecar, 'for (1 .. 20) { my $n = WaferMon->new(src => $_, delivery => "send"); $n->heartbeat }');
     my %reasons;
     for (1 .. 20) {
         my ($heartbeat, $goodbye) = $sidecar->rest;

@@ -74,7 +74,7 @@ subtest 'open spans when the script ends' => sub {
         local $ENV{MONITORING_TCP_PORT} = $other->{port};
         open my $stderr, '>&', \*STDERR;
         open STDERR, '>', '/dev/null';
-        system $^X, '-Ilib', '-MWaferMon', '-e', "my \$m = WaferMon->new(src => 'x'); my \$s = \$m->start_span('s'); $case->[0]";
+        system $^X, '-Ilib', '-MWaferMon', '-e', "my \$m = WaferMon->new(src => 'x', delivery => 'send'); my \$s = \$m->start_span('s'); $case->[0]";
         open STDERR, '>&', $stderr;
         my @frames = $other->rest;
         is $frames[-1]{type}, 'goodbye', "'$case->[0]': goodbye";
@@ -109,7 +109,7 @@ subtest 'from script to script' => sub {
     {
         local $ENV{TRACEPARENT}         = $span->traceparent;
         local $ENV{MONITORING_TCP_PORT} = $sidecar->{port};
-        system $^X, '-Ilib', '-MWaferMon', '-e', 'WaferMon->new(src => "child")->start_span("child")';
+        system $^X, '-Ilib', '-MWaferMon', '-e', 'WaferMon->new(src => "child", delivery => "send")->start_span("child")';
     }
     my $peer = delete $sidecar->{peer};
     my ($frame) = $sidecar->rest;

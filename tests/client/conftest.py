@@ -1,7 +1,8 @@
-"""Raw listeners on port 0 for the tests of the Python SDK: they know sockets and lines only."""
+"""Raw listeners on port 0 for the tests of the Python SDK: plain ones, and ones that answer."""
 
 import json
 import os
+import re
 import selectors
 import socket
 import threading
@@ -19,22 +20,41 @@ class Listener:
         port: TCP port, to come back where another listener was.
         recv_buffer: bytes of SO_RCVBUF, to make writes partial.
         reading: whether it reads what it accepts, before `read` is called.
+        delivery: "send" knows sockets and lines only, and never sends a byte. "ack" gives receipts:
+            what it keeps has no hello, no number, and nothing twice.
+        answering: the types of line that it says, with "ack".
+        held: session -> highest number, of a listener that was here before.
     """
 
-    def __init__(self, unix=None, port=0, recv_buffer=None, reading=True):
+    def __init__(
+        self,
+        unix=None,
+        port=0,
+        recv_buffer=None,
+        reading=True,
+        delivery="send",
+        answering=("welcome", "ack"),
+        held=None,
+    ):
         self.sock = socket.socket(socket.AF_UNIX if unix else socket.AF_INET)
         if unix:
             self.sock.bind(unix)
-            self.where = {"unix": unix}
+            self.where = {"unix": unix, "delivery": delivery}
         else:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if recv_buffer:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, recv_buffer)
             self.sock.bind(("127.0.0.1", port))
-            self.where = {"port": self.sock.getsockname()[1]}
+            self.where = {"port": self.sock.getsockname()[1], "delivery": delivery}
         self.sock.listen(64)
         self.sock.setblocking(False)
         self.reading = reading
+        self.peers = {} if delivery == "ack" else None  # socket -> its session, and half a line
+        self.answering = answering
+        self.held = {} if held is None else held
+        self.hellos = []
+        self.numbers = []  # q of each frame that is kept
+        self.duplicates = 0
         self.changed = threading.Condition()
         self.received = []  # one bytearray a connection
         self.ended = 0
@@ -70,13 +90,48 @@ class Listener:
                     except OSError:
                         data = b""
                     with self.changed:
-                        key.data.extend(data)
+                        plain = self.peers is None
+                        key.data.extend(data if plain else self.take(key.fileobj, data))
                         if not data:
                             selector.unregister(key.fileobj)
                             key.fileobj.close()
                             self.open.remove(key.fileobj)
                             self.ended += 1
                         self.changed.notify_all()
+
+    def take(self, peer, data):
+        """Do as a sidecar does; the frames to keep."""
+        session, rest = self.peers.get(peer, (None, b""))
+        *lines, rest = (rest + data).split(b"\n")
+        kept, top = b"", 0
+        for line in lines:
+            frame = json.loads(line)
+            if frame["type"] == "hello":
+                assert session is None
+                session = frame["data"]["session"]
+                self.hellos.append(frame)
+                self.say(peer, "welcome", self.held.setdefault(session, 0))
+                continue
+            top = frame["q"]
+            if top <= self.held[session]:
+                self.duplicates += 1
+                continue
+            self.held[session] = top
+            self.numbers.append(top)
+            line, count = re.subn(rb',"q":\d+}$', b"}", line)
+            assert count == 1
+            kept += line + b"\n"
+        self.peers[peer] = (session, rest)
+        if top:
+            self.say(peer, "ack", self.held[session])
+        return kept
+
+    def say(self, peer, kind, q):
+        if kind in self.answering:
+            try:
+                peer.send(b'{"v":1,"type":"%s","q":%d,"level":"disk"}\n' % (kind.encode(), q))
+            except OSError:
+                pass
 
     def read(self):
         self.teller.send(b"r")
@@ -127,13 +182,19 @@ def no_settings(monkeypatch):
             monkeypatch.delenv(name)
 
 
+@pytest.fixture(params=["ack", "send"])
+def delivery(request):
+    """The way of delivery; a test that is for one only says so by parametrize."""
+    return request.param
+
+
 @pytest.fixture
-def listen():
-    """Make listeners that are stopped after the test."""
+def listen(delivery):
+    """Make listeners that are stopped after the test; `where` says how a client has to send."""
     made = []
 
     def make(**options):
-        made.append(Listener(**options))
+        made.append(Listener(**{"delivery": delivery, **options}))
         return made[-1]
 
     yield make

@@ -45,7 +45,7 @@ class Handler(logging.Handler):
         client: a `wafermon.client.Client` to send through; it is left open when the handler closes.
             Without it the handler makes its own, and closes that.
         level: the lowest level that is handled.
-        options: the other arguments of `Client`: host, port, unix, buffer_messages, ...
+        options: the other arguments of `Client`: host, port, unix, delivery, buffer_messages, ...
 
     Raises:
         ValueError: neither or both of `src` and `client` were given, or `Client` refused the rest.
@@ -82,7 +82,7 @@ class Handler(logging.Handler):
             self.handleError(record)
 
     def flush(self) -> None:
-        """Wait, 2 s at most, until everything was handed to the kernel."""
+        """Wait, 2 s at most, until everything is acknowledged."""
         self.client.flush()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 package Sidecar;
 
-# A listener in the test's own process: it accepts and reads when the test says so, and so stands for a sidecar that is
-# slow, gone or back again. Every wait is bounded.
+# A listener in the test's own process: it accepts, reads and answers when the test says so, and so stands for a sidecar
+# that is slow, silent, gone or back again. Every wait is bounded.
 
 use 5.010;
 use strict;
@@ -70,7 +70,13 @@ sub hang_up {
     return;
 }
 
-sub to { my ($self) = @_; return $self->{unix} ? (unix => $self->{unix}) : (host => '127.0.0.1', port => $self->{port}) }
+# Arguments of a client: of one that asks for no receipts, and of one that does.
+sub to { my ($self) = @_; return ($self->to_session, delivery => 'send') }
+
+sub to_session {
+    my ($self) = @_;
+    return $self->{unix} ? (unix => $self->{unix}) : (host => '127.0.0.1', port => $self->{port});
+}
 
 sub peer {
     my ($self) = @_;
@@ -115,6 +121,54 @@ sub frames_of {
 }
 
 sub frames { my ($self, $count) = @_; return map { decode($_) } $self->lines($count) }
+
+sub answer {
+    my ($self, $type, $q) = @_;
+    syswrite $self->peer, qq({"v":1,"type":"$type","q":$q,"level":"disk"}\n);
+    return;
+}
+
+# The hello of a new connection, welcomed.
+sub welcome {
+    my ($self, $q) = @_;
+    my ($hello) = $self->frames(1);
+    $self->answer(welcome => $q // 0);
+    return $hello;
+}
+
+# Acknowledges each frame until the client hangs up; all of them.
+sub serve {
+    my ($self) = @_;
+    my @frames;
+    while (my ($frame) = $self->frames(1)) {
+        push @frames, $frame;
+        $self->answer(ack => $frame->{q});
+    }
+    $self->hang_up;
+    return @frames;
+}
+
+# Starts a script with a client $m in a process of its own, to which the test can answer meanwhile. Gives a function that
+# waits for its end: exit status, and what it printed.
+sub start_script {
+    my ($self, $body, %option) = @_;
+    my $script = "use strict; use warnings; use WaferMon; my \$m = WaferMon->new(src => 'script',"
+        . join(',', map {"$_ => '$option{$_}'"} sort keys %option) . "); $body";
+    local $ENV{MONITORING_TCP_PORT} = $self->{port};
+    pipe my $read, my $write or die "pipe: $!";
+    defined(my $pid = fork) or die "fork: $!";
+    if (!$pid) {
+        close $read;
+        open STDOUT, '>&', $write;
+        open STDERR, '>&', $write;
+        exec $^X, '-Ilib', '-e', $script;
+    }
+    close $write;
+    return sub {
+        my $printed = do { local $/; <$read> };
+        return (wait_child($pid), $printed // '');
+    };
+}
 
 # All there is until the client hangs up; dies over a line that was cut off.
 sub rest {
