@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test lint perl unit matrix bench clean
+.PHONY: test lint perl unit matrix soak bench clean
 
 test: lint perl unit matrix
 
@@ -31,6 +31,11 @@ unit: $(BIN)/pytest
 # The wheel, installed, on every interpreter from 3.9 on that can be found.
 matrix: $(BIN)/pytest
 	$(BIN)/python tests/matrix.py
+
+# Random faults under load, checked from outside; a failure names its seed.
+SECONDS ?= 600
+soak: $(BIN)/pytest
+	$(BIN)/python tests/soak.py --seconds $(SECONDS)
 
 bench: $(BIN)/pytest
 	$(BIN)/python -m bench all --write

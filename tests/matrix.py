@@ -75,7 +75,8 @@ def run(version: str, python: str, wheel: pathlib.Path, folder: pathlib.Path) ->
             shutil.copy(source, copy / name)
     environment = {**os.environ, "PATH": f"{venv / 'bin'}{os.pathsep}{os.environ['PATH']}"}
     environment.pop("PYTHONPATH", None)
-    command = [str(venv / "bin" / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command = [str(venv / "bin" / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider",
+               "-m", "not slow"]
     return subprocess.run(command, cwd=copy, env=environment, check=False).returncode == 0
 
 

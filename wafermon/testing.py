@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import unittest
 from collections.abc import Sequence
 from typing import Any, Optional
@@ -61,6 +62,47 @@ def open_descriptors() -> int:
         if os.path.isdir(folder):
             return len(os.listdir(folder))
     raise unittest.SkipTest("this system does not list its file descriptors")
+
+
+def unaccounted(metrics: str) -> list[str]:
+    """Find messages that have vanished: what came to a route is what became of it, and what waits.
+
+    Counters are read one after the other, so ask while nothing passes, or ask again.
+
+    Args:
+        metrics: the text of `/metrics`.
+
+    Returns:
+        A line for each backend where the sums differ.
+
+    >>> unaccounted('''
+    ... sidecar_messages_routed_total{backend="file"} 5
+    ... sidecar_backend_messages_total{backend="file",outcome="delivered"} 3
+    ... sidecar_backend_queued_messages{backend="file"} 1
+    ... ''')
+    ['file: 5 messages came, 3 are dealt with and 1 wait']
+    """
+    sums: dict[tuple[str, str], float] = {}
+    for name, label, value in _SAMPLE.findall(metrics):
+        sums[name, label] = sums.get((name, label), 0) + float(value)
+    found = []
+    for (name, backend), came in sums.items():
+        if name == "messages_routed_total":
+            done = sums.get(("backend_messages_total", backend), 0)
+            waiting = sums.get(("backend_queued_messages", backend), 0)
+            if came != done + waiting:
+                found.append(
+                    f"{backend}: {came:.0f} messages came, {done:.0f} are dealt with and"
+                    f" {waiting:.0f} wait"
+                )
+    return found
+
+
+_SAMPLE = re.compile(
+    r'^sidecar_(messages_routed_total|backend_messages_total|backend_queued_messages)'
+    r'\{backend="((?:[^"\\]|\\.)*)"[^}]*\} (\S+)$',
+    re.MULTILINE,
+)
 
 
 class FakeClock:
