@@ -959,4 +959,5 @@ def test_what_the_sidecar_may_not_parse_is_refused(listener):
         client.log_event("info", "1" * 5000)
         assert client.refused == 2 and "digits" in client.refusal
         assert client.flush(TIMEOUT)
+    listener.wait(lambda it: it.ended == 1)
     assert [frame["data"]["msg"][:3] for frame in listener.frames() if frame["type"] == "event"] == ["111"] * 2
