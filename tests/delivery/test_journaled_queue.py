@@ -20,7 +20,10 @@ IDS = itertools.count(1)
 class World:
     """A journal in a folder, one queue on it, a source of numbered messages, and what came out."""
 
+    made = []
+
     def __init__(self, folder, **bounds):
+        self.made.append(self)
         self.path = str(folder / "journal.db")
         self.bounds = {"max_messages": 4, **bounds}
         self.put_ids, self.done_ids = [], []
@@ -96,6 +99,14 @@ def balances(queue):
     return account.offered == (
         account.delivered + account.queued + account.dead_lettered + sum(account.dropped.values())
     )
+
+
+@pytest.fixture(autouse=True)
+def worlds_end():
+    """Python 3.13 warns of databases that nobody closed."""
+    yield
+    while World.made:
+        World.made.pop().journal._file.close()
 
 
 @pytest.fixture
