@@ -278,7 +278,8 @@ def test_tls_and_plain_sending(start_sidecar, tmp_path):
     config = dead_config(tmp_path, tls={"cert": cert, "key": key})
     config["backends"] = {"null": {"type": "null"}}
     sidecar = start_sidecar(config=config)
-    client = Client("a", tls_ca=authority().path, delivery="send", **where(sidecar, False))
+    client = Client("a", tls_ca=authority().path, delivery="send", buffer_messages=10_000,
+                    **where(sidecar, False))
     for _ in range(5000):
         client.log_event("info", "x")
     assert client.close(TIMEOUT) == 0
