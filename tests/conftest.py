@@ -2,6 +2,7 @@
 
 import pytest
 from support import SidecarProcess
+from volumes import disk, small_disk  # noqa: F401 - fixtures
 
 
 @pytest.fixture

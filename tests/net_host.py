@@ -2,6 +2,7 @@
 
 import socket
 
+from wafermon.delivery.feeders import Crowd
 from wafermon.net import Listen, Server, TcpAddress, UnixAddress
 
 
@@ -13,6 +14,12 @@ class Outlet:
         self.hook = None
 
     def submit(self, batch, feeder=None):
+        if isinstance(feeder, Crowd):
+            first = 0
+            for one, count in feeder.parts:
+                self.submit(batch.select(range(first, first + count)), one)
+                first += count
+            return
         if feeder not in self.raw:
             self.raw[feeder] = b""
             self.feeders.append(feeder)

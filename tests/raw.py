@@ -66,6 +66,21 @@ class RawSession:
         self._pending = collections.deque()
         self._sock = self._lines = None
 
+    def dial(self):
+        """A new connection."""
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(10)
+        try:
+            sock.connect(self.unix)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def hello(self):
+        """What opens the session."""
+        return hello(self.session, self.src)
+
     def frame(self, q):
         """What is sent under a number."""
         return numbered(q, self.src)
@@ -100,11 +115,9 @@ class RawSession:
                 time.sleep(0.01)
 
     def _connect(self):
-        sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(10)
+        sock = self.dial()
         try:
-            sock.connect(self.unix)
-            sock.sendall(hello(self.session, self.src))
+            sock.sendall(self.hello())
             self._lines = Lines(sock)
             welcome = self._lines.next()
             if welcome is None:

@@ -32,7 +32,7 @@ def eventually(condition, what="the condition"):
 class SidecarProcess:
     """`wafermon run` in a process of its own, on ports of the system's choice."""
 
-    def __init__(self, folder, *arguments, config=None, env=None, stdout=None):
+    def __init__(self, folder, *arguments, config=None, env=None, stdout=None, root=ROOT):
         self.folder = folder
         self.data = folder / "data"
         self.ready_file = folder / "ready.json"
@@ -44,7 +44,7 @@ class SidecarProcess:
             path.write_text(json.dumps(config))
             command += ["--config", str(path)]
         self.process = subprocess.Popen(
-            [*command, *arguments], cwd=ROOT, env={**os.environ, **(env or {})},
+            [*command, *arguments], cwd=root, env={**os.environ, **(env or {})},
             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, stdout=stdout,
         )
         eventually(lambda: self.ready_file.exists() or self.process.poll() is not None, "readiness")

@@ -116,8 +116,13 @@ def level_rank(level: object) -> int:
     return LEVELS.index(level) if isinstance(level, str) and level in LEVELS else -1
 
 
+def is_telling(message: Message) -> bool:
+    """Whether observers look into a message; not into an event that belongs to no trace."""
+    return message["type"] != "event" or "tid" in message
+
+
 class Batch:
-    """Accepted frames of one peer, in order: raw lines and the decoded messages beside them.
+    """Accepted frames, each peer's in order: raw lines and the decoded messages beside them.
 
     `raw` holds just the accepted lines, each with its line end, byte for byte as they came; a
     backend that writes JSON lines writes it as it is. `messages` and `lines` are made when first
@@ -128,8 +133,10 @@ class Batch:
         messages: their decoded form, where it is at hand.
         rejects: frames of the same read that were not accepted.
         hellos: how many of the messages are a `hello`; the session takes these out.
+        goodbyes: how many are a `goodbye`.
         numbered: whether a message asks for a receipt.
         sources: how many messages each source has in here, where that is known.
+        count: how many messages these are, where that is known.
         received_ms: wall time of the read in Unix milliseconds; the server stamps it.
 
     Thread: built and read by one thread at a time; read-only once it is in a queue.
@@ -143,11 +150,15 @@ class Batch:
         "_count",
         "_lines",
         "_messages",
+        "_numbers",
         "_parts",
         "_sources",
+        "_telling",
+        "_telling_at",
         "duplicates",
+        "goodbyes",
         "hellos",
-        "mark",
+        "marks",
         "numbered",
         "raw",
         "receipt",
@@ -164,20 +175,24 @@ class Batch:
         rejects: Sequence[Reject] = (),
         received_ms: int = 0,
         hellos: int = 0,
+        goodbyes: int = 0,
         numbered: bool = False,
         sources: Optional[dict[str, int]] = None,
+        count: Optional[int] = None,
     ) -> None:
         self.raw = raw
         self.rejects = rejects
         self.received_ms = received_ms
         self.hellos = hellos
+        self.goodbyes = goodbyes
         self.numbered = numbered
         #: Whether one of `rejects` came before all of the messages.
         self.rejected_first = False
         #: The receipt that is due once this batch is safe; 0 for none. The session sets it.
         self.receipt = 0
-        #: Session -> highest q that it holds with this batch, to be committed along with it.
-        self.mark: Optional[tuple[str, int]] = None
+        #: Sessions, each with the highest q that it holds with this batch; to be committed along
+        #: with it.
+        self.marks: Sequence[tuple[str, int]] = ()
         #: Frames that the session discarded, as it holds them already.
         self.duplicates = 0
         #: Its number in the journal; 0 where there is none.
@@ -186,7 +201,33 @@ class Batch:
         self._lines: Optional[list[bytes]] = None
         self._parts: Sequence[Batch] = ()
         self._sources = sources
-        self._count = raw.count(b"\n") if messages is None else len(messages)
+        self._numbers: Optional[list[int]] = None
+        self._telling: Optional[list[Message]] = None
+        self._telling_at: Optional[Sequence[int]] = None
+        if count is None:
+            count = raw.count(b"\n") if messages is None else len(messages)
+        self._count = count
+
+    @classmethod
+    def described(
+        cls,
+        raw: bytes,
+        count: int,
+        sources: dict[str, int],
+        numbers: Optional[list[int]],
+        telling: Sequence[int],
+    ) -> Batch:
+        """A batch of which somebody else has decoded the messages, and tells this.
+
+        Args:
+            raw: as above; so are `sources`.
+            count: how many messages it holds.
+            numbers: the receipt that each asks for; None where none does.
+            telling: the indexes of the `telling` ones.
+        """
+        batch = cls(raw, sources=sources, count=count, numbered=numbers is not None)
+        batch._numbers, batch._telling_at = numbers, telling
+        return batch
 
     def __len__(self) -> int:
         return self._count
@@ -224,6 +265,24 @@ class Batch:
             self._sources = counts
         return self._sources
 
+    @property
+    def numbers(self) -> list[int]:
+        """The receipt that each message asks for; 0 for none."""
+        if self._numbers is None:
+            self._numbers = [message.get("q", 0) for message in self.messages]
+        return self._numbers
+
+    @property
+    def telling(self) -> list[Message]:
+        """The messages that observers look into, as `is_telling` has it."""
+        if self._telling is None and self._telling_at is None:
+            self._telling = [m for m in self.messages if is_telling(m)]
+        elif self._telling is None:
+            at, lines = self._telling_at, self.lines if self._telling_at else []
+            text = b",".join([lines[i] for i in at or ()])
+            self._telling = json.loads(b"[%b]" % text)
+        return self._telling
+
     def select(self, indexes: Sequence[int]) -> Batch:
         """The batch of just these messages, in the order of the indexes."""
         if len(indexes) == self._count:
@@ -232,11 +291,11 @@ class Batch:
         raw = b"\n".join([lines[i] for i in indexes]) + b"\n" if indexes else b""
         return Batch(raw, [messages[i] for i in indexes], received_ms=self.received_ms)
 
-    def with_lines(self, lines: list[bytes], messages: list[Message]) -> Batch:
-        """The same batch, with rejects and receipts, but for what its messages say."""
+    def with_lines(self, lines: list[bytes]) -> Batch:
+        """The same batch, with rejects and receipts, but for what its messages say in `data`."""
         raw = b"\n".join(lines) + b"\n" if lines else b""
-        batch = Batch(raw, messages, self.rejects, self.received_ms, sources=self._sources)
-        batch.receipt, batch.mark, batch.duplicates = self.receipt, self.mark, self.duplicates
+        batch = Batch(raw, None, self.rejects, self.received_ms, sources=self._sources)
+        batch.receipt, batch.marks, batch.duplicates = self.receipt, self.marks, self.duplicates
         batch.seq = self.seq
         return batch
 
@@ -261,14 +320,21 @@ class Batch:
 
     def packed(self) -> Batch:
         """The same batch without its decoded messages: what waits in a queue."""
-        batch = Batch(self.raw, received_ms=self.received_ms, sources=self.sources)
+        batch = Batch(
+            self.raw, received_ms=self.received_ms, sources=self.sources, count=self._count
+        )
         batch.seq = self.seq
         return batch
 
     @staticmethod
-    def join(batches: Sequence[Batch]) -> Batch:
+    def join(batches: Sequence[Batch], keep_parts: bool = True) -> Batch:
         """Several packed batches as one, in order; it has the time of the first, the number of
-        the last."""
+        the last.
+
+        Args:
+            batches: one at least.
+            keep_parts: so that `by_source` need not decode; else their memory is given back.
+        """
         if len(batches) == 1:
             return batches[0]
         sources: dict[str, int] = {}
@@ -276,8 +342,9 @@ class Batch:
             for source, count in batch.sources.items():
                 sources[source] = sources.get(source, 0) + count
         raw = b"".join([batch.raw for batch in batches])
-        whole = Batch(raw, received_ms=batches[0].received_ms, sources=sources)
-        whole._parts = batches
+        count = sum([batch._count for batch in batches])
+        whole = Batch(raw, received_ms=batches[0].received_ms, sources=sources, count=count)
+        whole._parts = batches if keep_parts else ()
         whole.seq = batches[-1].seq
         return whole
 

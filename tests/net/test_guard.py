@@ -84,6 +84,29 @@ def test_after_a_few_wrong_secrets_an_address_is_not_listened_to(tmp_path):
         assert b"welcome" in answer(host, hello())
 
 
+def test_connections_of_before_are_locked_out_too(tmp_path):
+    """Else as many can be opened beforehand, and each is one more guess."""
+    with Host(tmp_path, secret=Secret(SECRET), lockout=Lockout(failures=3)) as host:
+        socks = [host.connect() for _ in range(8)]
+        eventually(lambda: host.server.connections == 8)
+        for sock in socks[:3]:
+            sock.sendall(hello("wrong"))
+            assert sock.recv(200) == REFUSED
+        judged = []
+        matches = Secret.matches
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Secret, "matches", lambda *a: judged.append(a) or matches(*a))
+            for sock, secret in zip(socks[3:], ("wrong", SECRET, "wrong", SECRET, SECRET)):
+                sock.sendall(hello(secret) + frames(1)[0])
+                assert sock.recv(200) == REFUSED, "right or wrong"
+        for sock in socks:
+            sock.close()
+        eventually(lambda: host.server.ended["locked_out"] == 5)
+        assert host.server.ended["auth"] == 3 and judged == []
+        assert answer(host, hello()) == b"", "no right secret has cleared it"
+        assert host.outlet.all == b""
+
+
 def test_on_a_unix_socket_it_is_the_user_who_is_locked_out(tmp_path):
     lockout = Lockout(failures=1)
     with Host(tmp_path, secret=Secret(SECRET), lockout=lockout) as host:

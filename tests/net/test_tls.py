@@ -161,6 +161,37 @@ def test_the_pool_of_handshakes_is_bounded_and_who_waits_gets_in(ca, tmp_path, p
             other.close()
 
 
+def test_a_stalled_handshake_gives_way_to_who_waits(ca, tmp_path, pair, monkeypatch):
+    monkeypatch.setattr("wafermon.net.door.MAX_HANDSHAKES", 3)
+    monkeypatch.setattr("wafermon.net.door.STALLED_SECONDS", 0.1)
+    with Host(tmp_path, tls=Tls(*pair, handshake_timeout=3600)) as host:
+        stalled = [host.connect() for _ in range(7)]
+        with wrap(ca, host) as sock:
+            sock.sendall(frames(1)[0])
+            eventually(lambda: host.outlet.all)
+        assert host.server.ended["tls_stalled"] == 5, "one for each that came after three"
+        assert stalled[0].recv(1) == b"", "the oldest first"
+        assert len(host.door.handshakes) == 2
+        for other in stalled:
+            other.close()
+
+
+def test_a_crowd_pushes_nobody_out(ca, tmp_path, pair, monkeypatch):
+    """Only who has stalled gives way: many who come at once all get in."""
+    monkeypatch.setattr("wafermon.net.door.MAX_HANDSHAKES", 2)
+    monkeypatch.setattr("wafermon.net.door.STALLED_SECONDS", 3600)
+    with Host(tmp_path, tls=Tls(*pair, handshake_timeout=3600)) as host:
+        stalled, inside = host.connect(), []
+        threads = [threading.Thread(target=lambda: inside.append(wrap(ca, host))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        assert len(inside) == 8 and host.server.ended["tls_stalled"] == 0
+        for sock in (*inside, stalled):
+            sock.close()
+
+
 def test_who_has_agreed_on_keys_waits_for_a_connection_s_place(ca, tmp_path, pair):
     with Host(tmp_path, tls=Tls(*pair), max_connections=1) as host:
         most = []

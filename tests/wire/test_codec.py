@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from wafermon.message import MAX_FRAME_BYTES, Reason, check
 from wafermon.wire import Decoder, encode
+from wafermon.wire.blocks import BlockDecoder
 
 CASES = json.loads(
     (pathlib.Path(__file__).parents[1] / "conformance" / "frames.json").read_text("utf-8")
@@ -41,10 +42,10 @@ def feed(chunks, decoder=None):
     return messages, raw, rejects
 
 
-class LineByLine(Decoder):
-    """The decoder without its way to parse a block at once."""
+class LineByLine(BlockDecoder):
+    """Without the way to parse a block at once."""
 
-    def _decode_block(self, block):
+    def decode(self, block):
         return None
 
 
@@ -133,7 +134,7 @@ def test_any_cut_gives_the_same(data, places, max_frame):
 @given(streams, cuts, st.sampled_from([60, MAX_FRAME_BYTES]))
 def test_block_and_line_decode_agree(data, places, max_frame):
     chunks = cut(data, places)
-    assert feed(chunks, Decoder(max_frame)) == feed(chunks, LineByLine(max_frame))
+    assert feed(chunks, Decoder(max_frame)) == feed(chunks, Decoder(max_frame, blocks=LineByLine()))
 
 
 @settings(max_examples=300)
@@ -153,10 +154,10 @@ def test_any_bytes_are_parsed_or_rejected(data):
 
 
 def test_a_separator_of_another_decoder_is_no_separator_here():
-    first = Decoder()
+    first = BlockDecoder()
     forged = b'[1,"%s",2]\n' % first._separator.encode()
     assert [r.reason for r in Decoder().feed(forged + GOOD).rejects] == [Reason.NOT_OBJECT]
-    assert first._separator != Decoder()._separator
+    assert first._separator != BlockDecoder()._separator
 
 
 def test_a_frame_that_never_ends_takes_no_memory():

@@ -72,8 +72,8 @@ class Seen:
             self.messages += batch.messages
             self.rejects += [(r.reason, r.line) for r in batch.rejects]
             self.duplicates += batch.duplicates
-            if batch.mark is not None:
-                assert batch.mark[1] == batch.receipt > 0
+            for mark in batch.marks:
+                assert mark[1] == batch.receipt > 0
             if batch.receipt or session.greets:
                 self.written += session.safe(batch.receipt, "disk")
         assert all(isinstance(reason, Reason) for reason, _ in self.rejects)

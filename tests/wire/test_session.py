@@ -1,6 +1,8 @@
 """The session: which frames may come when."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wafermon.message import Reason
 from wafermon.wire.session import TRANSITIONS, Event, Secret, Session, State
@@ -80,7 +82,7 @@ def taken(batch):
 def test_a_plain_client_is_told_nothing():
     session = Session()
     batch = session.receive(BEAT * 3 + b"rubbish\n")
-    assert (batch.receipt, batch.mark, session.greets) == (0, None, False)
+    assert (batch.receipt, batch.marks, session.greets) == (0, (), False)
     assert session.safe(batch.receipt, "disk") == b""
 
 
@@ -97,7 +99,7 @@ def test_what_a_session_holds_is_discarded_and_covered(step):
         duplicates += batch.duplicates
         if batch.receipt:
             receipts.append(batch.receipt)
-            marks.append(batch.mark)
+            marks += batch.marks
     assert (seen, duplicates, receipts[-1]) == ([4, 9, 10], 4, 10)
     assert receipts == sorted(receipts)
     assert marks[-1] == (session_key("a", "s"), 10)
@@ -120,7 +122,7 @@ def test_a_rejected_frame_is_held_by_its_number():
     table = SessionTable()
     session = Session(table=table)
     batch = session.receive(HELLO + numbered(1) + numbered(2).replace(b'"ts":1', b'"ts":-1'))
-    assert (taken(batch), batch.receipt, batch.mark) == ([1], 2, (session_key("a", "s"), 2))
+    assert (taken(batch), batch.receipt, batch.marks) == ([1], 2, [(session_key("a", "s"), 2)])
     assert table.open(session_key("a", "s"), 0.0, lambda: None) == 2
 
 
@@ -132,13 +134,96 @@ def test_without_a_session_receipts_never_fall():
     assert session.receive(numbered(8)).receipt == 0
 
 
-def test_a_goodbye_is_forgotten_once_it_is_acknowledged():
+def test_a_goodbye_is_forgotten_once_it_is_acknowledged_and_the_peer_has_closed():
     forgotten = []
     session = Session(table=SessionTable(on_forget=forgotten.append))
     batch = session.receive(HELLO + numbered(1) + numbered(2, type="goodbye"))
-    assert forgotten == []
+    session.part()
     session.safe(batch.receipt, "disk")
+    assert forgotten == [], "who knows whether the receipt arrives"
+    session.part()
     assert forgotten == [session_key("a", "s")]
+
+
+def test_who_goes_on_after_a_goodbye_has_not_parted():
+    table = SessionTable()
+    for more in (
+        lambda session: session.receive(numbered(3)).receipt,
+        lambda session: session.note([4], 0.0),
+    ):
+        session = Session(table=table)
+        batch = session.receive(HELLO + numbered(2, type="goodbye"))
+        session.safe(batch.receipt, "disk")
+        session.safe(more(session), "disk")
+        session.part()
+        assert len(table) == 1
+
+
+def test_a_goodbye_that_comes_again_ends_the_session_too():
+    """Its receipt did not arrive the first time, so its client has sent it once more."""
+    table = SessionTable()
+    for _ in range(2):
+        session = Session(table=table)
+        batch = session.receive(HELLO + numbered(1) + numbered(2, type="goodbye"))
+        session.safe(batch.receipt, "disk")
+        session.receive_eof()
+    assert len(table) == 1 and batch.duplicates == 2
+    session.part()
+    assert len(table) == 0
+
+
+@pytest.mark.parametrize("hello", [HELLO, HELLO.replace(b'"session":"s"', b"")], ids=["session", "none"])
+def test_a_hello_may_ask_for_a_receipt(hello):
+    session = Session()
+    batch = session.receive(hello[:-2] + b',"q":1}\n')
+    welcome, ack = session.safe(batch.receipt, "disk").splitlines()
+    assert b'"q":0' in welcome and ack == b'{"v":1,"type":"ack","q":1,"level":"disk"}'
+    batch = session.receive(numbered(1) + numbered(2))
+    assert batch.receipt == 2
+    assert taken(batch) == ([2] if b"session" in hello else [1, 2])
+
+
+def test_the_number_of_a_hello_is_one_of_its_session():
+    table = SessionTable()
+    table.advance(session_key("a", "s"), 5, now=0.0)
+    session = Session(table=table)
+    batch = session.receive(HELLO[:-2] + b',"q":3}\n' + numbered(4) + numbered(6))
+    assert (taken(batch), batch.receipt, batch.duplicates) == ([6], 6, 1)
+    assert b'"q":5' in session.safe(batch.receipt, "disk").splitlines()[0]
+
+
+SECRET = b'{"v":1,"src":"a","ts":1,"type":"hello","data":{"secret":"tell nobody"}}\n'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        SECRET[:-4],
+        SECRET.replace(b"}}", b"},}"),
+        SECRET.replace(b"}}", b',"pad":"%s"}}' % (b"x" * 70_000)),
+        SECRET.replace(b"secret", b"s\\u0065cret").replace(b"}}", b"}"),
+        SECRET.replace(b"secret", b"Secret").replace(b'"hello"', b'"helo"'),
+        SECRET.replace(b'"hello"', b"'hello'"),
+        b"[" + SECRET[:-1] + b"]",
+        SECRET.decode().strip().encode("utf-16-le"),
+        SECRET.replace(b'"secret"', b'"token"')[:-4],
+    ],
+    ids=["cut off", "comma", "oversize", "escaped", "misspelt", "quotes", "array", "UTF-16", "key"],
+)
+@pytest.mark.parametrize("before", [b"", BEAT, HELLO], ids=["first", "plain", "second"])
+def test_nothing_is_kept_of_what_may_be_a_hello(line, before):
+    for ending in (b"\n", b""):
+        session = Session()
+        batches = [session.receive(before + line.rstrip(b"\n") + ending), session.receive_eof()]
+        kept = [reject.line for batch in batches for reject in batch.rejects]
+        assert kept and not any(b"nobody" in one.replace(b"\0", b"") for one in kept)
+
+
+def test_of_what_is_no_hello_the_bytes_are_kept():
+    session = Session()
+    lines = [b"rubbish", b'{"msg":"hello \\u00e4', b'{"v":2,"src":"a"}']
+    batch = session.receive(b"\n".join(lines) + b"\n")
+    assert [reject.line for reject in batch.rejects] == lines
 
 
 def test_the_goodbye_of_another_source_ends_nothing():
@@ -163,6 +248,17 @@ def test_the_table_forgets_and_says_so():
     assert forgotten == ["a", "b", "c"] and len(table) == 1
 
 
+def test_marks_that_are_learnt_late_lower_nothing_and_displace_nobody():
+    forgotten = []
+    table = SessionTable({"a": (5, 50.0), "b": (5, 60.0)}, max_sessions=4, on_forget=forgotten.append)
+    table.learn({"a": (7, 10.0), "b": (3, 20.0), "c": (1, 30.0), "d": (2, 40.0), "e": (9, 1.0)})
+    assert forgotten == ["e"] and len(table) == 4
+    table.open("f", 70.0, lambda: None)
+    assert forgotten == ["e", "c"], "the one touched longest ago goes first"
+    held = [table.open(key, 70.0, lambda: None) for key in "dab"]
+    assert held == [2, 7, 5]
+
+
 def test_a_secret_is_asked_for_first():
     right = HELLO.replace(b'"session"', b'"secret":"open","session"')
     assert Session(secret=Secret("open")).receive(right + BEAT).messages[0]["type"] == "heartbeat"
@@ -172,3 +268,23 @@ def test_a_secret_is_asked_for_first():
         assert not batch and not batch.rejects and session.state is State.REFUSED
         assert session.refuse() == b'{"v":1,"type":"error","reason":"auth"}\n'
         assert not session.receive(right + BEAT)
+
+
+@pytest.mark.parametrize("hello", [HELLO, b""], ids=["session", "plain"])
+@given(batches=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=5), max_size=6))
+def test_to_note_numbers_is_to_take_their_frames(hello, batches):
+    """The quick way, for what was decoded elsewhere, against the one that looks at messages."""
+    quick, slow = Session(), Session()
+    for session in (quick, slow):
+        session.receive(hello + BEAT)
+    for numbers in batches:
+        asked = [q for q in numbers if q]
+        if not asked:
+            continue
+        fits = quick.is_next(asked)
+        batch = slow.receive(b"".join(numbered(q) if q else BEAT for q in numbers))
+        assert fits == (not batch.duplicates)
+        if not fits:
+            break
+        assert quick.note(asked, 0.0) == batch.receipt
+        assert ([quick.mark] if quick.mark else []) == list(batch.marks)

@@ -110,7 +110,7 @@ class Correlator:
             now: monotonic seconds.
         """
         self._expire(now)
-        for message in batch.messages:
+        for message in batch.telling:
             if "tid" in message:
                 self._take(message, now)
 

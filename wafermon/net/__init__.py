@@ -7,6 +7,7 @@ from wafermon.net.listener import Address, TcpAddress, UnixAddress
 from wafermon.net.lockout import Lockout
 from wafermon.net.loop import EventLoop, Timer
 from wafermon.net.server import Outlet, Server
+from wafermon.net.workers import Workers
 
 __all__ = [
     "Address",
@@ -23,4 +24,5 @@ __all__ = [
     "TcpAddress",
     "Timer",
     "UnixAddress",
+    "Workers",
 ]

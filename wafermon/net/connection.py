@@ -6,6 +6,7 @@ import socket
 import time
 from typing import TYPE_CHECKING, Protocol
 
+from wafermon.wire.codec import Frames
 from wafermon.wire.session import Session, State
 
 if TYPE_CHECKING:
@@ -113,27 +114,42 @@ class Connection:
             return False
         server = self._door.server
         server.reads += 1
-        now = time.time()
-        unknown = self.session.waits_for_hello
-        batch = self.session.receive(data, now)
-        if unknown and not self.session.waits_for_hello:
-            known = self.session.state is not State.REFUSED
-            server.lockout.note(self.origin, known)
-            if not known:
-                self.refuse()
-                return False
-        progressed = bool(batch or batch.rejects)
+        if len(data) == READ_BYTES:
+            server.loop.hurried = True
+        frames = self.session.cut(data)
+        progressed = bool(frames.block or frames.before or frames.after)
         if progressed:
-            batch.received_ms = int(now * 1000)
-            server.outlet.submit(batch, self)
-        if batch.receipt or self.session.greets:
-            self._expected += 1
-            server.outlet.expect(self, batch.receipt)
+            server.intake.take(self, frames)
         if self._closed or self._paused:
             return False
         self._watch.seen(self, progressed)
         self._read_hidden()
         return True
+
+    def take(self, frames: Frames) -> None:
+        """Deal with what one read has completed, or one of several, by itself."""
+        server, now = self._door.server, time.time()
+        unknown = self.session.waits_for_hello
+        if unknown and server.lockout.holds(self.origin):
+            self.refuse("locked_out")  # unjudged: it was let in before its origin was locked out
+            return
+        batch = self.session.take(frames, now)
+        if unknown and not self.session.waits_for_hello:
+            known = self.session.state is not State.REFUSED
+            server.lockout.note(self.origin, known)
+            if not known:
+                self.refuse()
+                return
+        if batch or batch.rejects:
+            batch.received_ms = int(now * 1000)
+            server.outlet.submit(batch, self)
+        if batch.receipt or self.session.greets:
+            self.expect(batch.receipt)
+
+    def expect(self, q: int) -> None:
+        """Have a receipt sent once all that was submitted up to now is safe."""
+        self._expected += 1
+        self._door.server.outlet.expect(self, q)
 
     def _read_hidden(self) -> None:
         if self._pending is not None and self._pending():
@@ -145,7 +161,10 @@ class Connection:
 
     def _end(self, reason: str) -> None:
         """The peer has sent all it will: close, but not before it has its last receipt."""
+        self._door.server.intake.settle(self)
         if not self.owes:
+            if reason == "eof":
+                self.session.part()
             self.close(reason)
             return
         self._ended = reason
@@ -216,18 +235,24 @@ class Connection:
         if self._ended and not self.owes:
             self.close(self._ended)
 
-    def refuse(self) -> None:
+    def refuse(self, reason: str = "auth") -> None:
         """The peer has not shown the secret: one line, as far as it goes, and close."""
         try:
             self.sock.send(self.session.refuse())
         except OSError:
             pass  # it has left already
-        self.close("auth")
+        self.close(reason)
 
     def close(self, reason: str) -> None:
         """End it; what was cut off is rejected. Twice is harmless."""
         if self._closed:
             return
+        intake = self._door.server.intake
+        if intake.is_busy and reason == "reset":
+            # A receipt could not be written. What it has sent behind that comes before its end.
+            self._door.server.loop.call_soon(lambda: self.close(reason))
+            return
+        intake.settle(self)  # what it has sent comes before its end
         self._closed = True
         self._door.server.loop.watch(self.sock, None, None)
         self._watch.forget(self)

@@ -23,6 +23,18 @@ if TYPE_CHECKING:
 ACCEPT_PAUSE_SECONDS = 0.1
 #: Peers of one listener that may be agreeing on keys at a time; further ones wait to be accepted.
 MAX_HANDSHAKES = 100
+#: Seconds after which one of them counts as stalled, and gives way where others wait: it takes two
+#: round trips, and some milliseconds of a processor that others want, too.
+STALLED_SECONDS = 1.0
+#: Seconds of silence before the kernel asks whether a peer is there, between two such probes, and
+#: how many of them. It asks nobody who owes it an acknowledgement, mostly of a receipt: there it
+#: sends again, for a quarter of an hour by default. The last, in ms, bounds that to the same time.
+KEEPALIVE = {
+    "TCP_KEEPIDLE": 60,
+    "TCP_KEEPINTVL": 10,
+    "TCP_KEEPCNT": 6,
+    "TCP_USER_TIMEOUT": 120_000,
+}
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 log = logging.getLogger("wafermon.net")
@@ -37,7 +49,7 @@ class Listen:
         max_connections: at a time; further ones wait in the kernel's backlog.
         read_timeout: seconds that a frame may remain unfinished; 0 for ever.
         idle_timeout: seconds that a connection may be silent; 0 for ever.
-        keepalive: let the kernel find peers that vanished (60 s, then 6 probes 10 s apart).
+        keepalive: let the kernel find peers that vanished, see `KEEPALIVE`.
         secret: what the first frame must show, where it is asked for.
         auth_timeout: seconds within which that must have happened.
         tls: its certificate, where it speaks TLS.
@@ -64,17 +76,19 @@ class Door:
     Thread: loop only; any one makes it.
     """
 
-    def __init__(self, server: Server, listen: Listen, sock: socket.socket) -> None:
+    def __init__(self, server: Server, listen: Listen, sock: Optional[socket.socket]) -> None:
         self.server = server
         self.listen = listen
+        #: None: it cannot be bound at the moment, and `mend` tries again.
         self.sock = sock
         #: Where it listens, with the port that the system chose.
-        self.address = listen.address.name(sock)
+        self.address = str(listen.address) if sock is None else listen.address.name(sock)
         self.connections: dict[Connection, None] = {}
         #: Peers that are agreeing on keys, with their origins.
         self.handshakes: dict[Handshake, str] = {}
         #: Peers that have agreed, and wait for a connection's place.
         self._agreed: collections.deque[tuple[Transport, str]] = collections.deque()
+        self._looks_again = False  # whether somebody in the pool has stalled by then
         self.watch: Watch
         self._accepting = False
         self._closed = False
@@ -100,19 +114,28 @@ class Door:
 
     @property
     def _full(self) -> bool:
-        return (
-            len(self.connections) >= self.listen.max_connections
-            or len(self.handshakes) + len(self._agreed) >= MAX_HANDSHAKES
-        )
+        if len(self.connections) >= self.listen.max_connections:
+            return True
+        return self._crowded and self._stalled_in() > 0
+
+    @property
+    def _crowded(self) -> bool:
+        return len(self.handshakes) + len(self._agreed) >= MAX_HANDSHAKES
+
+    def _stalled_in(self) -> float:
+        """Seconds until the oldest handshake counts as stalled."""
+        for oldest in self.handshakes:
+            return oldest.began + STALLED_SECONDS - self.server.loop.clock()
+        return STALLED_SECONDS
 
     def open(self) -> None:
         """Accept connections."""
-        if not self._accepting and not self._closed:
+        if self.sock is not None and not self._accepting and not self._closed:
             self._accepting = True
             self.server.loop.add_reader(self.sock, self._accept)
 
     def _shut(self) -> None:
-        if self._accepting:
+        if self._accepting and self.sock is not None:
             self._accepting = False
             self.server.loop.remove_reader(self.sock)
 
@@ -127,7 +150,8 @@ class Door:
         if not self.listen.address.outlives:
             while self._accept_one():
                 pass
-        self.listen.address.unbind(self.sock)
+        if self.sock is not None:
+            self.listen.address.unbind(self.sock)
 
     def end(self, reason: str) -> None:
         """End everything behind it."""
@@ -137,8 +161,10 @@ class Door:
             connection.close(reason)
 
     def mend(self) -> None:
-        """Listen anew where the socket file was deleted; connections that are open stay."""
-        if self._closed or not self.listen.address.is_gone():
+        """Listen anew where the socket file was deleted, or could not be made so far; connections
+        that are open stay."""
+        before = self.sock
+        if self._closed or (before is not None and not self.listen.address.is_gone()):
             return
         try:
             sock = self.listen.address.bind()
@@ -148,18 +174,29 @@ class Door:
         self._shut()
         while self._accept_one():
             pass
-        self.sock.close()
+        if before is not None:
+            before.close()
         self.sock = sock
         self.open()
-        log.warning("%s had been deleted; listening there again", self.address)
+        log.warning("listening on %s again, which had been deleted or could not be made before",
+                    self.address)
 
     def _accept(self) -> None:
         while not self._full:
             if not self._accept_one():
                 return
         self._shut()  # until there is room again
+        if self._crowded and self.handshakes and not self._looks_again:
+            self._looks_again = True
+            self.server.loop.call_later(max(0.0, self._stalled_in()), self._look_again)
+
+    def _look_again(self) -> None:
+        self._looks_again = False
+        self._make_room()
 
     def _accept_one(self) -> bool:
+        if self.sock is None:
+            return False
         try:
             sock, address = self.sock.accept()
         except (BlockingIOError, InterruptedError):
@@ -182,6 +219,8 @@ class Door:
         if self.listen.tls is None:
             self._admit(sock, origin)
         else:
+            if self._crowded and self._stalled_in() <= 0:
+                next(iter(self.handshakes)).close("tls_stalled")
             handshake = self.listen.tls.greet(self.server.loop, sock, self._shaken)
             self.handshakes[handshake] = origin
             handshake.start()
@@ -207,7 +246,11 @@ class Door:
         self._make_room()
 
     def _admit(self, transport: Transport, origin: str) -> None:
-        session = Session(table=self.server.sessions, secret=self.listen.secret)
+        session = Session(
+            table=self.server.sessions,
+            secret=self.listen.secret,
+            blocks=self.server.intake.blocks,
+        )
         connection = Connection(self, transport, session, origin)
         self.connections[connection] = None
         connection.open()
@@ -244,6 +287,6 @@ class Door:
 
 def _keep_alive(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
+    for option, value in KEEPALIVE.items():
         if hasattr(socket, option):  # not all of them on macOS
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

@@ -10,10 +10,10 @@ from typing import Callable
 class Lockout:
     """Count wrong secrets by origin, in a table that is bounded.
 
-    Whoever is locked out is told nothing and taken no notice of, right secret or wrong: guessing
-    costs a minute for every few guesses, and tells nothing meanwhile. A right secret clears the
-    count, so that one client that is set up badly does not lock out its host as long as others
-    there do well.
+    Whoever is locked out is taken no notice of, right secret or wrong, also on connections that
+    it had before: guessing costs a minute for every few guesses, and tells nothing meanwhile. A
+    right secret clears the count, so that one client that is set up badly does not lock out its
+    host as long as others there do well.
 
     Args:
         failures: wrong secrets in a row that lock an origin out.

@@ -5,16 +5,20 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import errno
+import logging
+import socket
 import threading
-from collections.abc import Sequence
-from typing import Callable, Optional, Protocol
+from collections.abc import Collection, Sequence
+from typing import Callable, Optional, Protocol, Union
 
-from wafermon.delivery.pipeline import Feeder
+from wafermon.delivery.feeders import Crowd, Feeder
 from wafermon.message import Batch
 from wafermon.net.connection import Connection
 from wafermon.net.door import Door, Listen
+from wafermon.net.intake import Intake
 from wafermon.net.lockout import Lockout
 from wafermon.net.loop import EventLoop
+from wafermon.net.workers import Workers
 from wafermon.observe import Family, family
 from wafermon.wire import SessionTable
 
@@ -23,15 +27,18 @@ QUIET_SECONDS = 0.1
 #: How a connection may end; after the first line, how it may before it was let in.
 REASONS = (
     "eof", "reset", "truncated", "read_timeout", "idle_timeout", "superseded", "shutdown", "auth",
-    "locked_out", "user", "tls_failed", "tls_timeout",
+    "locked_out", "user", "tls_failed", "tls_timeout", "tls_stalled",
 )  # fmt: skip
+
+
+log = logging.getLogger("wafermon.net")
 
 
 class Outlet(Protocol):
     """Where batches go; `delivery.Pipeline` is one. Called on the loop thread only."""
 
-    def submit(self, batch: Batch, feeder: Optional[Feeder] = None) -> None:
-        """Take a batch; `feeder` may be told to pause."""
+    def submit(self, batch: Batch, feeder: Union[Feeder, Crowd, None] = None) -> None:
+        """Take a batch; those whom it comes from may be told to pause."""
 
     def expect(self, feeder: Feeder, q: int) -> None:
         """Call `feeder.safe` once all that was submitted up to now is safe."""
@@ -52,6 +59,7 @@ class Server:
         sessions: what is held of each session; it outlives connections.
         lockout: of whom no notice is taken after wrong secrets; an own one by default.
         loop: an own event loop by default.
+        workers: processes that help with decoding; they use the same loop.
 
     Thread: `start`, `update`, `stop` and `abort` any; the rest happens on the loop thread.
 
@@ -76,11 +84,14 @@ class Server:
         sessions: Optional[SessionTable] = None,
         lockout: Optional[Lockout] = None,
         loop: Optional[EventLoop] = None,
+        workers: Optional[Workers] = None,
     ) -> None:
         self.loop = loop or EventLoop()
+        self.workers = workers
         self.lockout = Lockout(clock=self.loop.clock) if lockout is None else lockout
         self.outlet = outlet
         self.sessions = SessionTable() if sessions is None else sessions
+        self.intake = Intake(self)
         self.draining = False
         self.accepted = 0
         self.accept_errors = 0
@@ -112,16 +123,19 @@ class Server:
     def _all_doors(self) -> list[Door]:
         return [*self._doors, *self._leaving]
 
-    def bind(self) -> None:
+    def bind(self, later: Collection[int] = ()) -> None:
         """Bind all listeners, or none. `start` does so where nobody did before.
+
+        Args:
+            later: errors, as `errno` has them, after which a listener is left to `mend`.
 
         Raises:
             OSError: an address cannot be bound; the text names it and the reason.
         """
         if not self._doors:
-            self.update(self._listens)
+            self.update(self._listens, later)
 
-    def update(self, listens: Sequence[Listen]) -> None:
+    def update(self, listens: Sequence[Listen], later: Collection[int] = ()) -> None:
         """Listen on these, and no others; all or nothing.
 
         A listener whose address is equal keeps its socket, its backlog and its connections; who
@@ -135,6 +149,7 @@ class Server:
 
         Args:
             listens: in the order that `addresses` is to have.
+            later: as for `bind`.
 
         Raises:
             OSError: an address cannot be bound, or the server is ending; the text says so, and
@@ -146,8 +161,9 @@ class Server:
             for listen in listens:
                 door = standing.pop(listen.address, None)
                 if door is None:
-                    sock = listen.address.bind()
-                    undo.callback(listen.address.unbind, sock)
+                    sock = _bound(listen, later)
+                    if sock is not None:
+                        undo.callback(listen.address.unbind, sock)
                     door = Door(self, listen, sock)
                 else:
                     undo.callback(door.listen.address.adopt, listen.address)
@@ -214,7 +230,8 @@ class Server:
         """
         if self._thread is None:
             for door in self._doors:
-                door.listen.address.unbind(door.sock)
+                if door.sock is not None:
+                    door.listen.address.unbind(door.sock)
         elif self._thread.is_alive():
             self.loop.call_soon(lambda: self._drain(timeout))
             self._thread.join(timeout)
@@ -222,7 +239,8 @@ class Server:
             self.loop.close()
 
     def mend(self) -> None:
-        """Listen anew where a Unix socket's file was deleted. Loop thread only."""
+        """Listen anew where a Unix socket's file was deleted, or could not be made so far. Loop
+        thread only."""
         for door in self._doors:
             door.mend()
 
@@ -243,6 +261,7 @@ class Server:
                 while not connection.paused and connection.read():
                     if self.loop.clock() > self._drain_until:
                         break
+        self.intake.settle()
         self._check_quiet()
 
     def _check_quiet(self) -> None:
@@ -255,12 +274,15 @@ class Server:
         reading = (shaking or self.reads != before) and now < self._drain_until
         held_back = any(c.paused or c.owes for c in open_ones) and now < self._drain_paused_until
         if (open_ones or shaking) and (reading or held_back):
-            self.loop.call_later(QUIET_SECONDS, self._check_quiet)
+            # Not past the end of patience, or `stop` would no longer be there to hear of it.
+            left = max(0.0, self._drain_paused_until - now) or QUIET_SECONDS
+            self.loop.call_later(min(QUIET_SECONDS, left), self._check_quiet)
         else:
             self._finish()
 
     def _finish(self) -> None:
         self.draining = True
+        self.intake.settle()
         for door in self._all_doors:
             self.cut_off += sum(connection.has_more() for connection in door.connections)
             door.end("shutdown")
@@ -332,6 +354,16 @@ class Server:
                 "listener",
             ),
         ]
+
+
+def _bound(listen: Listen, later: Collection[int]) -> Optional[socket.socket]:
+    try:
+        return listen.address.bind()
+    except OSError as error:
+        if error.errno not in later:
+            raise
+        log.error("%s; tried again later", error.strerror)
+        return None
 
 
 def _ending() -> OSError:

@@ -94,6 +94,7 @@ class Handshake:
         self.transport = TlsSocket(sock, tls.context)
         #: What went wrong, in words.
         self.error = ""
+        self.began = loop.clock()
         self._loop = loop
         self._done = done
         self._timer = loop.call_later(tls.handshake_timeout, lambda: self.close("tls_timeout"))

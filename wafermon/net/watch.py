@@ -55,12 +55,13 @@ class Watch:
         Args:
             progressed: whether a frame was completed: the unfinished one is a new one.
         """
-        if self._since["auth_timeout"] and not connection.session.waits_for_hello:
+        session, unfinished = connection.session, self._since["read_timeout"]
+        if self._since["auth_timeout"] and not session.waits_for_hello:
             self._since["auth_timeout"].pop(connection, None)
-        unfinished = self._since["read_timeout"]
-        if progressed or not connection.session.pending:
+        pending = session.pending
+        if unfinished and (progressed or not pending):
             unfinished.pop(connection, None)
-        if connection.session.pending:
+        if pending:
             self._note("read_timeout", connection)
         if self._limits["idle_timeout"]:
             self._since["idle_timeout"].pop(connection, None)
@@ -90,7 +91,8 @@ class Watch:
                 )
                 return
             if name == "auth_timeout":
-                connection.refuse()
+                if connection.session.waits_for_hello:
+                    connection.refuse()
             else:
                 connection.close(name)
             since.pop(connection, None)

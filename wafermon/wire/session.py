@@ -12,8 +12,9 @@ import hmac
 from collections.abc import Callable
 from typing import Any, Optional
 
-from wafermon.message import HELLO, MAX_FRAME_BYTES, Batch, Message, Reason, Reject
-from wafermon.wire.codec import Decoder
+from wafermon.message import HELLO, MAX_FRAME_BYTES, Batch, Message, Reason
+from wafermon.wire.blocks import BlockDecoder, rejected
+from wafermon.wire.codec import Decoder, Frames
 from wafermon.wire.sessions import SessionTable, session_key
 
 MAX_SESSION_CHARS = 64
@@ -78,6 +79,7 @@ class Session:
         max_frame: bytes of the longest frame, its `\\n` included.
         table: what is held of each session; without it a `hello` opens one that ends with it.
         secret: what the first frame, a `hello`, must show.
+        blocks: decodes the lines; many sessions can share one.
 
     Thread: loop only, with its table.
 
@@ -97,12 +99,13 @@ class Session:
         *,
         table: Optional[SessionTable] = None,
         secret: Optional[Secret] = None,
+        blocks: Optional[BlockDecoder] = None,
     ) -> None:
         self.state = State.NEW
         #: Called when another connection opens the same session.
         self.on_superseded: Callable[[], None] = lambda: None
         self._max_frame = max_frame
-        self._decoder = Decoder(max_frame)
+        self._decoder = Decoder(max_frame, blocks=blocks)
         self._table = SessionTable() if table is None else table
         self._secret = secret
         self._key: Optional[str] = None
@@ -110,6 +113,7 @@ class Session:
         self._held = 0
         self._welcome: Optional[int] = None
         self._goodbye = 0
+        self._is_over = False
 
     @property
     def pending(self) -> bool:
@@ -126,6 +130,11 @@ class Session:
         """Whether a `welcome` is due once everything before it is safe."""
         return self._welcome is not None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is known what the connection is, so that messages are all that may come."""
+        return self.state is State.PLAIN or self.state is State.OPENED
+
     def receive(self, data: bytes, now: float = 0.0) -> Batch:
         """Take bytes that arrived.
 
@@ -134,16 +143,31 @@ class Session:
             now: Unix seconds.
 
         Returns:
-            What is to be routed and what was rejected; with `receipt`, `mark` and `duplicates`
+            What is to be routed and what was rejected; with `receipt`, `marks` and `duplicates`
             set where the peer asked for receipts.
         """
+        return self.take(self.cut(data), now)
+
+    def cut(self, data: bytes) -> Frames:
+        """The first half of `receive`: the whole lines among the bytes."""
+        if self.state in (State.REFUSED, State.CLOSED):
+            return Frames()
+        return self._decoder.cut(data)
+
+    def take(self, frames: Frames, now: float) -> Batch:
+        """The second half of `receive`."""
         if self.state in (State.REFUSED, State.CLOSED):
             return Batch()
-        batch = self._decoder.feed(data)
+        batch = self._decoder.decode(frames)
+        hello = 0
         if self.state is State.NEW and (batch or batch.rejects):
+            first = batch.messages[0] if batch else {}
             batch = self._first(batch, now)
+            hello = first.get("q", 0) if self.greets else 0
         elif batch.hellos:
             batch = self._without_hellos(batch, 0)
+        if hello:
+            self._cover(batch, hello, now)
         if batch.numbered:
             batch = self._number(batch, now)
         rejected = max((reject.q for reject in batch.rejects), default=0)
@@ -151,13 +175,50 @@ class Session:
             self._cover(batch, rejected, now)
         return batch
 
+    def is_next(self, numbers: list[int]) -> bool:
+        """Whether `note` may be told: nothing of this is held already. (Without a session such
+        frames are no duplicates.)"""
+        if self._key is None:
+            return True
+        held = self._held
+        for q in numbers:
+            if q <= held:
+                return False
+            held = q
+        return True
+
+    def note(self, numbers: list[int], now: float) -> int:
+        """In place of `take`, for messages that were decoded elsewhere and hold no hello and no
+        goodbye.
+
+        Args:
+            numbers: the receipts they ask for, one at least; `is_next`.
+            now: Unix seconds.
+
+        Returns:
+            The receipt that is due once they are safe, 0 for none. `mark` goes with it.
+        """
+        top = max(numbers)
+        if top <= self._held:
+            return 0
+        self._held = top
+        if self._key is not None:
+            self._goodbye = 0
+            self._table.advance(self._key, top, now)
+        return top
+
+    @property
+    def mark(self) -> Optional[tuple[str, int]]:
+        """The session with the highest number that it holds."""
+        return None if self._key is None else (self._key, self._held)
+
     def _cover(self, batch: Batch, q: int, now: float) -> None:
-        """A frame that is rejected is dealt with: its number is held as that of any other."""
+        """A frame that is not routed is dealt with: its number is held as that of any other."""
         if q > self._held:
             batch.receipt = self._held = q
         if self._key is not None:
             batch.receipt = self._held
-            batch.mark = (self._key, self._held)
+            batch.marks = [(self._key, self._held)]
             self._table.advance(self._key, self._held, now)
 
     def receive_eof(self) -> Batch:
@@ -195,10 +256,15 @@ class Session:
             self._welcome = None
         if q:
             lines += b'{"v":1,"type":"ack","q":%d,"level":"%s"}\n' % (q, level.encode("ascii"))
-        if self._goodbye and q >= self._goodbye and self._key is not None:
-            self._table.forget(self._key)
-            self._goodbye = 0
+        self._is_over = bool(self._goodbye) and q >= self._goodbye
         return lines
+
+    def part(self) -> None:
+        """The peer has closed in order, with every receipt written to it: a session that has said
+        goodbye is forgotten. Of any other end it may come back, for what it does not know to be
+        held."""
+        if self._is_over and self._key is not None:
+            self._table.forget(self._key)
 
     def _enter(self, event: Event) -> None:
         self.state = TRANSITIONS.get((self.state, event), self.state)
@@ -239,7 +305,7 @@ class Session:
             if message["type"] != HELLO:
                 kept.append(index)
             elif index >= taken:
-                rejects.append(Reject(Reason.BAD_FIELD, b'{"type":"hello"}', message.get("q", 0)))
+                rejects.append(rejected(Reason.BAD_FIELD, b"", message))
         chosen = batch.select(kept)
         chosen.rejects = rejects
         chosen.numbered = batch.numbered
@@ -247,22 +313,22 @@ class Session:
 
     def _number(self, batch: Batch, now: float) -> Batch:
         """Note the receipts that are asked for; of a session, discard what is held already."""
-        numbers = [message.get("q", 0) for message in batch.messages]
+        numbers = batch.numbers
         top = max(numbers, default=0)
         if self._key is None:
             if top > self._held:
                 batch.receipt = self._held = top
             return batch
+        last = batch.messages[-1] if batch else None
         asked = [q for q in numbers if q]
         if asked and (asked[0] <= self._held or asked != sorted(set(asked))):
             batch = self._discard(batch, numbers)
         self._held = max(self._held, top)
         batch.receipt = self._held
-        batch.mark = (self._key, self._held)
+        batch.marks = [(self._key, self._held)]
         self._table.advance(self._key, self._held, now)
-        last = batch.messages[-1] if batch else None
-        if last is not None and last["type"] == "goodbye" and last["src"] == self._src:
-            self._goodbye = self._held
+        parts = last is not None and last["type"] == "goodbye" and last["src"] == self._src
+        self._goodbye = self._held if parts else 0
         return batch
 
     def _discard(self, batch: Batch, numbers: list[int]) -> Batch:

@@ -64,6 +64,18 @@ class SessionTable:
     def __len__(self) -> int:
         return len(self._records)
 
+    def learn(self, marks: Mapping[str, tuple[int, float]]) -> None:
+        """Take up marks that were not known at the start; nothing that is held is lowered."""
+        for key, (q, touched) in sorted(marks.items(), key=lambda item: -item[1][1]):
+            record = self._records.get(key)
+            if record is not None:
+                record.q = max(record.q, q)
+            elif len(self._records) < self._max_sessions:
+                self._records[key] = _Record(q, touched)
+                self._records.move_to_end(key, last=False)
+            else:
+                self._on_forget(key)
+
     def open(self, key: str, now: float, on_superseded: Callable[[], None]) -> int:
         """Open a session, for the first time or again.
 
@@ -103,7 +115,7 @@ class SessionTable:
             record.owner = None
 
     def forget(self, key: str) -> None:
-        """It is not wanted any more: its goodbye has been acknowledged, or it is too old."""
+        """It is not wanted any more: its client is through with it, or it is too old."""
         if self._records.pop(key, None) is not None:
             self._on_forget(key)
 
