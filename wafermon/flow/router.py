@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Callable, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from wafermon.flow.pattern import any_of, is_pattern
 from wafermon.flow.redact import Redactor
-from wafermon.message import Batch, Message, level_rank
+from wafermon.message import Batch, Message, Reject, level_rank
 from wafermon.observe import Family, family
 
 Scalar = Union[str, int, float, bool, None]
@@ -59,6 +59,47 @@ class _Step:
         return not self.filters and self.sample >= 1.0 and self.redactor is None
 
 
+class _Plan(NamedTuple):
+    """What happens to the messages of a source."""
+
+    steps: list[_Step]
+    #: The backend that gets all of them, where no other one gets any.
+    only: Optional[str]
+
+
+class _Choice:
+    """What becomes of the messages of one batch. The router counts drops once all of it is known,
+    so that one which fails halfway has counted nothing."""
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        self._messages = messages
+        #: Backend -> indexes of what it gets.
+        self.chosen: dict[str, list[int]] = {}
+        #: Backend -> what is to be hidden from it, in which of these.
+        self.hiding: dict[str, list[tuple[Redactor, set[int]]]] = {}
+        self.dropped = dict.fromkeys((NO_ROUTE, FILTERED, SAMPLED), 0)
+
+    def add(self, steps: Sequence[_Step], indexes: Sequence[int]) -> None:
+        """Put the messages of one source to every rule of its plan; a backend gets each once."""
+        if not steps:
+            self.dropped[NO_ROUTE] += len(indexes)
+            return
+        matched: set[int] = set()
+        taken: dict[str, set[int]] = {}
+        for step in steps:
+            passed = [i for i in indexes if all(f(self._messages[i]) for f in step.filters)]
+            matched.update(passed)
+            kept = {i for i in passed if keeps(self._messages[i], step.sample)}
+            taken.setdefault(step.backend, set()).update(kept)
+            if step.redactor is not None and kept:
+                self.hiding.setdefault(step.backend, []).append((step.redactor, kept))
+        sent = set().union(*taken.values())
+        self.dropped[FILTERED] += len(indexes) - len(matched)
+        self.dropped[SAMPLED] += len(matched - sent)
+        for backend, kept in taken.items():
+            self.chosen.setdefault(backend, []).extend(kept)
+
+
 class Router:
     """Split batches among backends.
 
@@ -67,8 +108,11 @@ class Router:
 
     Args:
         routing: source name or pattern -> rules.
-        redact: dotted paths of fields whose values nobody gets to see.
+        redact: dotted paths of fields whose values nobody gets to see; `clean` hides them.
         max_sources: how many sources are remembered; past it the memory starts anew.
+
+    Raises:
+        ValueError: a path of `redact` does not lead below `data`.
 
     Thread: loop only; `collect` any.
 
@@ -86,12 +130,15 @@ class Router:
         max_sources: int = 10_000,
     ) -> None:
         entries = {source: list(rules) for source, rules in routing.items()}
-        self._exact = {s: rules for s, rules in entries.items() if not is_pattern(s)}
+        #: Compiled once an entry, however many sources it is for.
+        self._compiled = {source: _plan(rules) for source, rules in entries.items()}
         patterns = sorted((s for s in entries if is_pattern(s)), key=len, reverse=True)
-        self._patterns = [(any_of([s]), entries[s]) for s in patterns]
+        self._patterns = [(any_of([s]), s) for s in patterns]
+        #: The names of all backends that a rule sends to.
+        self.backends = {rule.backend for rules in entries.values() for rule in rules}
         self._redactor = Redactor(redact) if redact else None
         self._max_sources = max_sources
-        self._plans: dict[str, list[_Step]] = {}
+        self._plans: dict[str, _Plan] = {}
         #: Messages that no backend got, by reason.
         self.dropped = {NO_ROUTE: 0, FILTERED: 0, SAMPLED: 0}
         #: How often the memory of sources was full.
@@ -105,6 +152,10 @@ class Router:
         """A batch as it may be shown and kept: the batch itself where nothing is to be hidden."""
         return batch if self._redactor is None else self._redactor.apply(batch)
 
+    def clean_rejects(self, rejects: Sequence[Reject]) -> Sequence[Reject]:
+        """The same for frames that were rejected."""
+        return rejects if self._redactor is None else self._redactor.apply_to_rejects(rejects)
+
     def route(self, batch: Batch) -> list[tuple[str, Batch]]:
         """Tell which backend gets which part of a batch.
 
@@ -114,75 +165,43 @@ class Router:
         """
         sources = batch.sources
         plans = {source: self._plan(source) for source in sources}
-        first = next(iter(plans.values()), [])
-        if len(first) == 1 and first[0].takes_all and all(plan == first for plan in plans.values()):
-            return [(first[0].backend, batch)]
-        chosen: dict[str, list[int]] = {}
-        hiding: dict[str, list[tuple[Redactor, set[int]]]] = {}
+        first = next(iter(plans.values()), _NOWHERE)
+        if first.only is not None and all(p.only == first.only for p in plans.values()):
+            return [(first.only, batch)]
+        choice = _Choice(batch.messages)
         if len(plans) == 1:
-            self._choose(first, batch.messages, range(len(batch)), chosen, hiding)
+            choice.add(first.steps, range(len(batch)))
         else:
             # By message and not by part, so that the order among sources is kept.
             where: dict[str, list[int]] = {source: [] for source in plans}
             for index, message in enumerate(batch.messages):
                 where[message["src"]].append(index)
             for source, indexes in where.items():
-                self._choose(plans[source], batch.messages, indexes, chosen, hiding)
+                choice.add(plans[source].steps, indexes)
         routed = []
-        for backend, indexes in chosen.items():
+        for backend, indexes in choice.chosen.items():
             if indexes:
                 clean = batch
-                for redactor, taken in hiding.get(backend, ()):
+                for redactor, taken in choice.hiding.get(backend, ()):
                     clean = redactor.apply(clean, taken)
                 routed.append((backend, clean.select(sorted(indexes))))
+        for reason, count in choice.dropped.items():
+            self.dropped[reason] += count
         return routed
 
-    @property
-    def backends(self) -> set[str]:
-        """The names of all backends that a rule sends to."""
-        lists = [*self._exact.values(), *(rules for _, rules in self._patterns)]
-        return {rule.backend for rules in lists for rule in rules}
-
-    def _plan(self, source: str) -> list[_Step]:
+    def _plan(self, source: str) -> _Plan:
         """The compiled rules of a source, from memory but for the first time."""
         plan = self._plans.get(source)
         if plan is not None:
             return plan
-        rules = self._exact.get(source)
-        if rules is None:
-            rules = next((rules for p, rules in self._patterns if p.fullmatch(source)), [])
+        entry: Optional[str] = source
+        if source not in self._compiled or is_pattern(source):
+            entry = next((name for p, name in self._patterns if p.fullmatch(source)), None)
         if len(self._plans) >= self._max_sources:
             self._plans.clear()
             self.evictions += 1
-        self._plans[source] = plan = [_compile(rule) for rule in rules]
+        self._plans[source] = plan = _NOWHERE if entry is None else self._compiled[entry]
         return plan
-
-    def _choose(
-        self,
-        plan: Sequence[_Step],
-        messages: Sequence[Message],
-        indexes: Sequence[int],
-        chosen: dict[str, list[int]],
-        hiding: dict[str, list[tuple[Redactor, set[int]]]],
-    ) -> None:
-        """Put the messages of one source to every rule of its plan; a backend gets each once."""
-        if not plan:
-            self.dropped[NO_ROUTE] += len(indexes)
-            return
-        matched: set[int] = set()
-        taken: dict[str, set[int]] = {}
-        for step in plan:
-            passed = [i for i in indexes if all(f(messages[i]) for f in step.filters)]
-            matched.update(passed)
-            kept = {i for i in passed if keeps(messages[i], step.sample)}
-            taken.setdefault(step.backend, set()).update(kept)
-            if step.redactor is not None and kept:
-                hiding.setdefault(step.backend, []).append((step.redactor, kept))
-        sent = set().union(*taken.values())
-        self.dropped[FILTERED] += len(indexes) - len(matched)
-        self.dropped[SAMPLED] += len(matched - sent)
-        for backend, kept in taken.items():
-            chosen.setdefault(backend, []).extend(kept)
 
     def collect(self) -> list[Family]:
         """Yield what was dropped."""
@@ -195,6 +214,14 @@ class Router:
                 "reason",
             )
         ]
+
+
+def _plan(rules: Iterable[Rule]) -> _Plan:
+    steps = [_compile(rule) for rule in rules]
+    return _Plan(steps, steps[0].backend if len(steps) == 1 and steps[0].takes_all else None)
+
+
+_NOWHERE = _Plan([], None)
 
 
 def _compile(rule: Rule) -> _Step:
