@@ -55,7 +55,7 @@ class PermanentError(BackendError):
 
 
 class JournalError(WafermonError):
-    """The journal cannot be opened, read or written."""
+    """The journal cannot be read."""
 
 
 class ClientClosed(WafermonError):

@@ -16,8 +16,9 @@ from wafermon.message import Batch
 from wafermon.testing import frames
 
 
-def journal(action, data, *more):
-    return subprocess.run([sys.executable, "-m", "wafermon", "journal", action, "--data", str(data), *more],
+def journal(action, path, *more):
+    where = "--file" if path.is_file() else "--data"
+    return subprocess.run([sys.executable, "-m", "wafermon", "journal", action, where, str(path), *more],
                           cwd=ROOT, timeout=60, capture_output=True)
 
 
@@ -28,7 +29,7 @@ def made(tmp_path):
     log.open()
     for n in range(10):
         batch = Batch(b"".join(frames(3, first=3 * n)), received_ms=1_700_000_000_000 + n)
-        batch.mark = ("a\ns", n)
+        batch.marks = [("a\ns", n)]
         log.append(batch)
     log.positions = lambda: {"archive": 6, "store": 0}
     log.commit()
@@ -60,6 +61,73 @@ def test_check(made):
         db.execute("UPDATE batches SET raw = replace(raw, '\"v\"', 'v')")
     done = journal("check", made)
     assert done.returncode == 1 and b"batch 10" in done.stderr
+
+
+def test_what_was_altered_is_told(made):
+    with closing(sqlite3.connect(made / "journal.db")) as db, db:
+        db.execute("UPDATE batches SET raw = CAST(replace(raw, 'event', 'metric') AS BLOB)")
+    done = journal("check", made)
+    assert done.returncode == 1 and b"batch 10: not what was written" in done.stderr
+
+
+@pytest.fixture
+def quarantined(tmp_path):
+    """A file in quarantine that has lost some pages, and its messages."""
+    log = Journal(str(tmp_path / "journal.db"))
+    log.open()
+    for n in range(400):
+        log.append(Batch(frames(1, first=n, pad="x" * 1000)[0]))
+        log.commit()
+    log.close()
+    with open(tmp_path / "journal.db", "r+b") as file:
+        file.seek(os.stat(file.name).st_size // 2 // 16384 * 16384)
+        file.write(bytes(5 * 16384))
+    log = Journal(str(tmp_path / "journal.db"))
+    log.open()
+    log.close()
+    [path] = (tmp_path / "quarantine").iterdir()
+    return path, frames(400, first=0, pad="x" * 1000)
+
+
+def test_a_file_in_quarantine_can_be_looked_into(quarantined, tmp_path):
+    path, sent = quarantined
+    done = journal("export", path)
+    got = done.stdout.splitlines(keepends=True)
+    lost = [line for line in sent if line not in set(got)]
+    assert 5 < len(lost) < 200 and got == [line for line in sent if line not in set(lost)]
+    told = b"at least %d messages cannot be read" % len(lost)
+    assert done.returncode == 1 and told in done.stderr
+    done = journal("check", path)
+    assert done.returncode == 1 and told in done.stderr
+    done = journal("status", path, "--json")
+    found = json.loads(done.stdout)
+    assert done.returncode == 1 and (found["messages"], found["lost"]) == (len(got), len(lost))
+    assert b"%d in" % len(got) in journal("status", path).stdout
+    assert journal("export", tmp_path).stdout.splitlines(keepends=True) == got, "and it went on"
+    assert os.listdir(path.parent) == [path.name], "looking leaves nothing behind"
+    assert journal("compact", path).returncode == 1
+
+
+def test_an_export_that_nobody_reads_holds_no_snapshot(tmp_path):
+    """The WAL is used again and again, as it is without."""
+    log = Journal(str(tmp_path / "journal.db"))
+    log.open()
+    line = frames(1, pad="x" * 100_000)[0]
+    for _ in range(40):
+        log.append(Batch(line))
+        log.commit()
+    log.positions = lambda: {"a": max(0, log.assigned - 40)}
+    export = subprocess.Popen([sys.executable, "-m", "wafermon", "journal", "export", "--data", str(tmp_path)],
+                              cwd=ROOT, stdout=subprocess.PIPE)
+    with export:
+        assert export.stdout.read(1)
+        for _ in range(400):
+            log.append(Batch(line))
+            log.commit()
+        assert os.stat(tmp_path / "journal.db-wal").st_size < 20_000_000
+        assert set((export.stdout.read()).splitlines()) <= {line[1:-1], line[:-1]}
+    assert export.returncode == 0
+    log.close()
 
 
 def test_compact_gives_space_back(made):

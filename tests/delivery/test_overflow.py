@@ -245,9 +245,9 @@ def test_a_rate_limit_is_each_sources_own_and_spares_what_is_urgent():
     clock = FakeClock()
     limit = RateLimit(per_second=10, burst=5, clock=clock)
     mixed = Batch(batch(1, 8, "loud").raw + batch(1, 3, "calm").raw + frame(9, "loud", "goodbye"))
-    mixed.mark = ("session", 7)
+    mixed.marks = [("session", 7)]
     admitted = limit.admit(mixed)
-    assert admitted.sources == {"loud": 5, "calm": 3} and admitted.mark == ("session", 7)
+    assert admitted.sources == {"loud": 5, "calm": 3} and admitted.marks == [("session", 7)]
     assert any(message["type"] == "goodbye" for message in admitted.messages)
     assert len(limit.admit(batch(1, 8, "loud"))) == 0
     clock.advance(0.2)

@@ -200,11 +200,11 @@ def test_slots_bound_how_many_are_busy():
     assert [route.stop(10) for route in routes] == [0, 0]
 
 
-def test_the_delay_is_never_shorter_than_asked_and_is_capped():
+def test_the_delay_is_never_shorter_than_asked_and_has_a_bound():
     retry = Retry(initial=1, maximum=8, share=lambda: 0.5)
     assert [retry.delay(n) for n in (1, 2, 3, 4, 5, 10_000)] == [0.5, 1, 2, 4, 4, 4]
     assert retry.delay(1, retry_after=6) == 6
-    assert retry.delay(1, retry_after=1e9) == 8
+    assert retry.delay(1, retry_after=1e9) == 3_600
 
 
 def test_a_message_that_only_its_backend_cannot_decode_is_dead_lettered_alone():
@@ -275,6 +275,16 @@ def test_without_dead_letters_what_is_refused_is_a_drop():
     assert (route.delivered, route.dropped["refused"], account(route)) == (2, 1, 3)
 
 
+def test_to_close_is_no_proof_that_a_backend_works(caplog):
+    route = Route("r", Sink(faults=[RetryableError("down")] * 1000), retry=Retry(0.001, 0.001))
+    route.offer(batch())
+    route.start()
+    eventually(lambda: route.error)
+    assert route.stop(0) == 1 and route.wait(10)
+    assert route.backend.closed == 1 and route.error == "down" and not route.is_up
+    assert "works again" not in caplog.text
+
+
 def test_a_write_that_takes_too_long_shows():
     sink, clock = Hanging(), FakeClock()
     route = Route("r", sink, timeout=5, clock=clock)
@@ -334,4 +344,4 @@ def test_a_queue_that_fails_does_not_end_the_thread(caplog):
     route.offer(batch())
     route.start()
     eventually(lambda: route.delivered == 1)
-    assert route.stop(10) == 0 and len(caplog.records) == 1
+    assert route.stop(10) == 0 and len([r for r in caplog.records if r.exc_info]) == 1

@@ -1,6 +1,6 @@
 """look into the journal, beside a running sidecar too
 
-Everything but `compact` only reads, and sees what was committed last.
+Everything but `compact` only reads, and goes around what is damaged.
 """
 
 from __future__ import annotations
@@ -9,34 +9,39 @@ import argparse
 import contextlib
 import json
 import os
-import pathlib
 import sqlite3
 import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
-from wafermon.delivery.journal_file import BUSY_SECONDS, SCHEMA_VERSION, stored
+from wafermon.delivery.journal_database import SCHEMA_VERSION, Salvage, is_damage, read_only
+from wafermon.delivery.journal_rows import Row, counted, messages_of
 from wafermon.sidecar.data_dir import DataDir
 
 EPILOG = """\
 status    bytes, messages, sessions, and how far each route is behind
-export    what is in it, as JSON lines; with --route, what that route has not delivered
+export    what is in it, as JSON lines; with --route, what that route has not delivered. What is
+          delivered everywhere while this runs is left out, as it is deleted
 check     prove that every page and every message can be read; status 1 where not
 compact   give free space back to the disk; only while no sidecar runs
 
-Without --data the journal of ./wafermon-data is meant.
+Without --data the journal of ./wafermon-data is meant. With --file it may be one in quarantine; of
+that, what is damaged and cannot be read is told, and the status is 1.
 
 examples:
   wafermon journal status --data /var/lib/wafermon
   wafermon journal export --route archive > undelivered.jsonl
+  wafermon journal export --file wafermon-data/quarantine/journal.db.20260101T120000
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("action", choices=_ACTIONS)
-    parser.add_argument("--data", metavar="DIR", default="./wafermon-data", help="data folder")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--data", metavar="DIR", default="./wafermon-data", help="data folder")
+    where.add_argument("--file", metavar="FILE", help="a journal that lies elsewhere")
     parser.add_argument("--route", metavar="NAME", help="export: only from this route's cursor on")
     parser.add_argument("--json", action="store_true", help="status: as JSON")
 
@@ -59,17 +64,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _path(options: argparse.Namespace) -> str:
-    return os.path.join(options.data, "journal.db")
+    return options.file or os.path.join(options.data, "journal.db")
 
 
 def _open(options: argparse.Namespace) -> contextlib.closing[sqlite3.Connection]:
     """A connection that writes nothing and holds nobody up."""
     path = _path(options)
     os.stat(path)  # says better than SQLite why not
-    uri = pathlib.Path(path).absolute().as_uri()
-    db = sqlite3.connect(f"{uri}?mode=ro", uri=True, isolation_level=None, timeout=BUSY_SECONDS)
+    db = read_only(path, is_shared=options.file is None)
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
+    if not 0 < version <= SCHEMA_VERSION:
         db.close()
         raise ValueError(f"not a journal of this version ({version})")
     return contextlib.closing(db)
@@ -78,16 +82,29 @@ def _open(options: argparse.Namespace) -> contextlib.closing[sqlite3.Connection]
 def _status(options: argparse.Namespace) -> int:
     with _open(options) as db:
         db.execute("BEGIN")  # one moment for all of it
-        found = _summary(db)
+        try:
+            found = _summary(db)
+        except sqlite3.Error as error:
+            if not is_damage(error):
+                raise
+            found = _salvaged(db)
     if options.json:
         print(json.dumps(found))
-        return 0
+        return _told(options, found.get("lost", 0))
     print(f"messages  {found['messages']} in {found['bytes']} bytes")
     print(f"received  {_stamp(found['oldest_ms'])} to {_stamp(found['newest_ms'])}")
     print(f"sessions  {found['sessions']}")
     for route, state in found["routes"].items():
         print(f"route     {route}: {state['behind']} messages behind (cursor {state['cursor']})")
-    return 0
+    return _told(options, found.get("lost", 0))
+
+
+def _told(options: argparse.Namespace, lost: int) -> int:
+    """The exit status, where so many messages cannot be read; that is said."""
+    if lost:
+        text = f"damaged; at least {lost} messages cannot be read"
+        print(f"wafermon: {_path(options)}: {text}", file=sys.stderr)
+    return 1 if lost else 0
 
 
 def _summary(db: sqlite3.Connection) -> dict[str, Any]:
@@ -95,31 +112,36 @@ def _summary(db: sqlite3.Connection) -> dict[str, Any]:
         "SELECT coalesce(sum(length(raw)), 0), min(received_ms), max(received_ms), max(seq)"
         " FROM batches"
     ).fetchone()
-    rows = db.execute("SELECT seq, counts FROM batches ORDER BY seq").fetchall()
+    numbers = list(counted(db))
     cursors = db.execute("SELECT route, seq FROM cursors ORDER BY route").fetchall()
     return {
         "bytes": size,
-        "messages": sum(_behind(rows, 0).values()),
+        "messages": sum(count for _, count in numbers),
         "oldest_ms": oldest,
         "newest_ms": newest,
         "last": last,
         "sessions": db.execute("SELECT count(*) FROM sessions").fetchone()[0],
         "routes": {
-            route: {"cursor": seq, "behind": sum(_behind(rows, seq).values())}
-            for route, seq in cursors
+            route: {"cursor": cursor, "behind": sum(n for seq, n in numbers if seq > cursor)}
+            for route, cursor in cursors
         },
     }
 
 
-def _behind(rows: list[tuple[int, str]], cursor: int) -> Mapping[int, int]:
-    """The batches above a cursor, each with its number of messages."""
-    found = {}
-    for last, counts in rows:
-        numbers = counts.split(",")
-        for seq, count in enumerate(numbers, last - len(numbers) + 1):
-            if seq > cursor:
-                found[seq] = int(count)
-    return found
+def _salvaged(db: sqlite3.Connection) -> dict[str, Any]:
+    """The same of a file that is damaged, without what may be there only in part."""
+    salvage = Salvage(db)
+    seen = [(row.seq, row.received_ms, len(row.raw)) for row in salvage]
+    return {
+        "bytes": sum(size for *_, size in seen),
+        "messages": salvage.read,
+        "lost": salvage.lost,
+        "oldest_ms": min((ms for _, ms, _ in seen), default=None),
+        "newest_ms": max((ms for _, ms, _ in seen), default=None),
+        "last": max((seq for seq, *_ in seen), default=None),
+        "sessions": None,
+        "routes": {},
+    }
 
 
 def _stamp(milliseconds: Optional[int]) -> str:
@@ -136,21 +158,26 @@ def _export(options: argparse.Namespace) -> int:
             if row is None:
                 raise ValueError(f"it knows no route {options.route!r}")
             after = row[0]
-        for entry in stored(db, after):
-            sys.stdout.buffer.write(entry.batch.raw)
+        salvage = Salvage(db, after)
+        for row in salvage:
+            for entry in row.entries(after):
+                sys.stdout.buffer.write(entry.batch.raw)
         sys.stdout.flush()
-    return 0
+    return _told(options, salvage.lost)
 
 
 def _check(options: argparse.Namespace) -> int:
     with _open(options) as db:
-        faults = [text for text, in db.execute("PRAGMA integrity_check") if text != "ok"]
+        faults = _malformed(db)
         messages = 0
-        for seq, counts, raw in db.execute("SELECT seq, counts, raw FROM batches ORDER BY seq"):
+        salvage = Salvage(db)
+        for row in salvage:
             try:
-                messages += _decoded(counts, raw)
-            except (ValueError, TypeError, AttributeError) as error:
-                faults.append(f"batch {seq}: {error}")
+                messages += _decoded(row)
+            except ValueError as error:
+                faults.append(f"batch {row.seq}: {error}")
+    if salvage.lost:
+        faults.append(f"at least {salvage.lost} messages cannot be read")
     for fault in faults:
         print(f"wafermon: {_path(options)}: {fault}", file=sys.stderr)
     if not faults:
@@ -158,12 +185,22 @@ def _check(options: argparse.Namespace) -> int:
     return 1 if faults else 0
 
 
-def _decoded(counts: str, raw: bytes) -> int:
+def _malformed(db: sqlite3.Connection) -> list[str]:
+    """What SQLite finds wrong."""
+    try:
+        return [text for text, in db.execute("PRAGMA integrity_check") if text != "ok"]
+    except sqlite3.Error as error:
+        return [str(error)]
+
+
+def _decoded(row: Row) -> int:
     """How many messages a row has; each one is read."""
-    lines = raw.split(b"\n")
-    expected = sum(map(int, counts.split(",")))
+    lines = row.raw.split(b"\n")
+    expected = sum(messages_of(row.counts))
     if lines.pop() or len(lines) != expected:
         raise ValueError(f"{expected} messages expected, {len(lines)} lines found")
+    if not row.is_sure and row.has_checksum:
+        raise ValueError("not what was written: its checksum is another one")
     for line in lines:
         if not isinstance(json.loads(line), dict):
             raise ValueError("a message is no object")
@@ -171,6 +208,8 @@ def _decoded(counts: str, raw: bytes) -> int:
 
 
 def _compact(options: argparse.Namespace) -> int:
+    if options.file:
+        raise ValueError("only the journal of a data folder is compacted")
     path = _path(options)
     os.stat(path)
     folder = DataDir(options.data)

@@ -8,7 +8,7 @@ DELIVERED, DEAD_LETTERED = "delivered", "dead_lettered"
 #: Reasons of a drop.
 QUEUE_FULL, SAMPLED_FULL, SHUTDOWN = "queue_full", "sampled_full", "shutdown"
 GAVE_UP, REFUSED, JOURNAL_FULL, REROUTED = "gave_up", "refused", "journal_full", "rerouted"
-INTERNAL_ERROR = "internal_error"
+JOURNAL_DAMAGED, INTERNAL_ERROR = "journal_damaged", "internal_error"
 REASONS = (
     QUEUE_FULL,
     SAMPLED_FULL,
@@ -17,6 +17,7 @@ REASONS = (
     REFUSED,
     JOURNAL_FULL,
     REROUTED,
+    JOURNAL_DAMAGED,
     INTERNAL_ERROR,
 )
 

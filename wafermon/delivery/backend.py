@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Optional
 
 from wafermon.message import Batch
+from wafermon.observe import Family
 
 
 class Backend:
@@ -51,6 +52,25 @@ class Backend:
             Seconds until it wants to be called again, or None when nothing is due.
         """
         return None
+
+    def follow(self, other: Backend) -> None:
+        """Go on with what another one was made with, after a reload that leaves this one its place
+        and the batch it has at hand.
+
+        Called from another thread, also during a write. So it takes up what can change at any time
+        and does no I/O; a backend that has no such settings need not have it.
+
+        Args:
+            other: of the same kind, for the same place, never opened.
+        """
+
+    def collect(self, name: str) -> list[Family]:
+        """Yield counters of its own, for `/metrics`; called on any thread.
+
+        Args:
+            name: of this backend, for their label `backend`.
+        """
+        return []
 
     def close(self) -> None:
         """Flush and let go of everything. Safe without `open` and twice."""

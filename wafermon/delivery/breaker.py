@@ -59,6 +59,10 @@ class Breaker:
         #: How often the circuit left `closed`.
         self.opened = 0
 
+    def follow(self, other: Breaker) -> None:
+        """Go on by the bounds of another one."""
+        self._limit, self._probe_after = other._limit, other._probe_after
+
     @property
     def pause(self) -> float:
         """Seconds without an attempt at the least."""

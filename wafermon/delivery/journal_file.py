@@ -15,39 +15,30 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Optional
 
+from wafermon.delivery.journal_database import (
+    SCHEMA_VERSION,
+    Saved,
+    connection,
+    is_damage,
+    lay_out,
+    save,
+)
+from wafermon.delivery.journal_rows import (
+    INSERT,
+    ROW_BYTES,
+    Entry,
+    Row,
+    counted,
+    messages_of,
+    rows,
+)
 from wafermon.errors import JournalError
 from wafermon.message import Batch
 
 log = logging.getLogger("wafermon.journal")
-
-SCHEMA_VERSION = 1
-#: One row holds at most about this much: the batches that came together in a commit.
-ROW_BYTES = 1 << 20
-#: How long to wait for somebody who looks into the file with a tool of SQLite's.
-BUSY_SECONDS = 5.0
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS batches(
-    seq INTEGER PRIMARY KEY, -- of the last of its batches; those before it are numbered down by one
-    received_ms INTEGER NOT NULL,
-    counts TEXT NOT NULL, -- messages of each batch, in order, with commas
-    raw BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS sessions(
-    key TEXT PRIMARY KEY, q INTEGER NOT NULL, touched REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS cursors(route TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID;
-"""
-
-
-class Entry(NamedTuple):
-    """A batch that was read back."""
-
-    seq: int
-    batch: Batch
 
 
 class Commit(NamedTuple):
@@ -70,6 +61,8 @@ class JournalFile:
     Args:
         path: the database file.
         sync: `full` survives a power failure, `normal` only the death of the process.
+        prepare: called before the file is opened or made again, in place of making its folder;
+            an `OSError` says why that cannot be.
         clock: Unix seconds.
 
     Thread: `open`, `write`, `set_aside` and `close` one at a time; `read` any, one at a time.
@@ -86,10 +79,16 @@ class JournalFile:
     """
 
     def __init__(
-        self, path: str, *, sync: str = "full", clock: Callable[[], float] = time.time
+        self,
+        path: str,
+        *,
+        sync: str = "full",
+        prepare: Optional[Callable[[], None]] = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.path = path
         self._sync = sync
+        self._prepare = prepare or self._make_folder
         self._clock = clock
         self._reading = threading.Lock()
         self._db: Optional[sqlite3.Connection] = None
@@ -99,32 +98,41 @@ class JournalFile:
         self.last = 0
         self.cursors: dict[str, int] = {}
         self.marks: dict[str, tuple[int, float]] = {}
+        #: Whether cursors were there that could not be read.
+        self.cursors_lost = False
         #: Raw bytes in the database.
         self.bytes = 0
-        #: Where a file that could not be used was moved to.
+        #: Up to which number rows were dropped for `max_bytes`.
+        self.dropped_to = 0
+        #: How a reader found it damaged: to be set aside.
+        self.damage: Optional[sqlite3.Error] = None
+        #: Where a file that could not be used was moved to, and how many messages of it were lost,
+        #: at the least.
         self.quarantined: Optional[str] = None
+        self.lost_messages = 0
 
     # -- life ----------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Open the database; one that cannot be used is moved to `quarantine/` beside it.
+        """Open the database; of one that is damaged, all that can be read goes to a new one, and
+        the file to `quarantine/` beside it.
 
         Raises:
-            JournalError: not even a new one could be made; the text names the path and the reason.
+            sqlite3.Error, OSError: the disk does not let it; nothing of the file has changed.
         """
         try:
             self._connect()
         except sqlite3.Error as error:
-            try:
-                if "locked" in str(error):
-                    raise
-                self._probe()
-                self.set_aside(error)
-            except (sqlite3.Error, OSError) as again:
-                raise JournalError(f"cannot open the journal {self.path}: {again}") from again
+            if not is_damage(error):
+                raise
+            self.set_aside(error)
+
+    def _make_folder(self) -> None:
+        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
 
     def _connect(self) -> None:
-        db = _connection(self.path)
+        self._prepare()
+        db = connection(self.path)
         try:
             db.execute("PRAGMA page_size=16384")
             db.execute("PRAGMA journal_mode=WAL")
@@ -133,9 +141,10 @@ class JournalFile:
             if version > SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(f"of a newer version ({version})")
             if version < SCHEMA_VERSION:  # a disk that is full may still be read
-                db.executescript(f"{_SCHEMA}PRAGMA user_version={SCHEMA_VERSION};")
+                lay_out(db)
             self._look(db)
-            self._reader = _connection(self.path)
+            self.damage = None
+            self._reader = connection(self.path)
             self._inode = os.stat(self.path).st_ino
         except BaseException:
             db.close()
@@ -143,33 +152,28 @@ class JournalFile:
         self._db = db
 
     def _look(self, db: sqlite3.Connection) -> None:
-        self.cursors = dict(db.execute("SELECT route, seq FROM cursors"))
-        self.marks = {k: (q, t) for k, q, t in db.execute("SELECT key, q, touched FROM sessions")}
+        self.cursors = dict(db.execute("SELECT route, CAST(seq AS INTEGER) FROM cursors"))
+        marks = db.execute("SELECT key, CAST(q AS INTEGER), CAST(touched AS REAL) FROM sessions")
+        self.marks = {key: (q, touched) for key, q, touched in marks}
         last, self.bytes = db.execute(
             "SELECT coalesce(max(seq), 0), coalesce(sum(length(raw)), 0) FROM batches"
         ).fetchone()
         self.last = max([last, *self.cursors.values()])
 
-    def _probe(self) -> None:
-        """See whether a database can be made here at all: else the disk is at fault, not the file,
-        and a good journal stays where it is."""
-        probe = f"{self.path}.probe"
-        try:
-            with contextlib.closing(_connection(probe)) as db:
-                db.execute("PRAGMA journal_mode=WAL")
-                db.executescript(_SCHEMA)
-        finally:
-            for suffix in ("", "-wal", "-shm"):
-                with contextlib.suppress(OSError):
-                    os.unlink(probe + suffix)
+    def set_aside(self, why: object, salvage: bool = True) -> None:
+        """Move the file to `quarantine/`, and go on in a new one.
 
-    def set_aside(self, error: Exception) -> None:
-        """Move the file to `quarantine/` and begin a new one.
+        Args:
+            why: for the log.
+            salvage: whether all of it that can be read goes on in there.
 
         Raises:
             sqlite3.Error, OSError: that is not possible.
         """
+        held = 0 if salvage else sum(count for _, count in self.counted(0))
         self.close()
+        copy = self._fresh_copy()
+        saved = save(self.path, copy) if salvage else Saved(0, held, False)
         folder = os.path.join(os.path.dirname(os.path.abspath(self.path)), "quarantine")
         os.makedirs(folder, exist_ok=True)
         stamp = time.strftime("%Y%m%dT%H%M%S", time.localtime(self._clock()))
@@ -181,9 +185,24 @@ class JournalFile:
         for suffix in ("", "-wal", "-shm"):
             if os.path.exists(self.path + suffix):
                 os.rename(self.path + suffix, target + suffix)
+        if salvage:
+            os.rename(copy, self.path)
         self.quarantined = target
-        log.error("the journal %s cannot be used (%s); it is now %s", self.path, error, target)
+        self.lost_messages += saved.lost
+        self.cursors_lost = saved.cursors_lost
+        log.error(
+            "the journal %s cannot be used (%s); it is now %s; %d messages of it were taken over,"
+            " at least %d cannot be read", self.path, why, target, saved.taken, saved.lost,
+        )  # fmt: skip
         self._connect()
+
+    def _fresh_copy(self) -> str:
+        """Where to write a file that is to take the place of this one."""
+        copy = f"{self.path}.copy"
+        for stale in (copy, f"{copy}-journal"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(stale)
+        return copy
 
     def close(self) -> None:
         """Let go. Twice is harmless."""
@@ -212,15 +231,16 @@ class JournalFile:
             _write_rows(db, commit.batches)
             held += sum(len(batch.raw) for batch in commit.batches)
             self._write_marks(db, commit.marks)
-            dropped = 0
+            dropped = last = 0
             if commit.max_bytes is not None and held > commit.max_bytes:
-                freed, dropped = _drop_oldest(db, held - commit.max_bytes)
+                freed, dropped, last = _drop_oldest(db, held - commit.max_bytes)
                 held -= freed
             db.execute("COMMIT")
         except sqlite3.Error:
             _roll_back(db)
             raise
         self.bytes = held
+        self.dropped_to = max(last, self.dropped_to)
         return dropped
 
     def make_room(self) -> None:
@@ -230,6 +250,7 @@ class JournalFile:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def _usable(self) -> sqlite3.Connection:
+        self._prepare()  # its lock may have been deleted, or taken by somebody else since
         if self._db is None:
             self._connect()
         elif self._is_gone():
@@ -248,14 +269,13 @@ class JournalFile:
         return False
 
     def _restore(self) -> None:
-        """Make a file again of what is still open, its folder too."""
-        os.makedirs(os.path.dirname(os.path.abspath(self.path)), exist_ok=True)
-        copy = f"{self.path}.copy"
-        for stale in (copy, f"{self.path}-wal", f"{self.path}-shm"):
+        """Make a file again of what is still open."""
+        copy = self._fresh_copy()
+        for stale in (f"{self.path}-wal", f"{self.path}-shm"):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(stale)
         if self._db is not None:
-            with contextlib.closing(_connection(copy)) as db:
+            with contextlib.closing(connection(copy)) as db:
                 self._db.backup(db)
         self.close()  # before the new one is there, whose WAL has the same name
         os.rename(copy, self.path)
@@ -279,57 +299,37 @@ class JournalFile:
         Raises:
             JournalError: it cannot be read.
         """
-        entries: list[Entry] = []
-        size = 0
-        with self._reading:
-            if self._reader is None:
-                return []
-            try:
-                found = stored(self._reader, after)
-                for entry in found:
+        with self._open_reader() as db:
+            entries: list[Entry] = []
+            size = 0
+            for row in rows(db, after, limit_bytes=limit_bytes):
+                for entry in row.entries(after):
                     entries.append(entry)
                     size += len(entry.batch.raw)
                     if size >= limit_bytes:
-                        found.close()
+                        return entries
+            return entries
+
+    def counted(self, after: int) -> list[tuple[int, int]]:
+        """The numbers above `after` that have messages, in order, each with how many.
+
+        Raises:
+            JournalError: it cannot be read.
+        """
+        with self._open_reader() as db:
+            return list(counted(db, after))
+
+    @contextlib.contextmanager
+    def _open_reader(self) -> Iterator[sqlite3.Connection]:
+        with self._reading:
+            try:
+                if self._reader is None:
+                    raise sqlite3.OperationalError("it is not open")
+                yield self._reader
             except sqlite3.Error as error:
+                if is_damage(error):
+                    self.damage = error
                 raise JournalError(f"cannot read the journal {self.path}: {error}") from error
-        return entries
-
-
-def stored(db: sqlite3.Connection, after: int = 0) -> Generator[Entry, None, None]:
-    """The batches of a database with numbers above `after`, in order. To be read to its end, or
-    closed: a snapshot that is held keeps the WAL from being taken in.
-
-    Raises:
-        sqlite3.Error: it cannot be read.
-        ValueError: a row that no journal has written.
-    """
-    query = "SELECT seq, received_ms, counts, raw FROM batches WHERE seq > ? ORDER BY seq"
-    with contextlib.closing(db.execute(query, (after,))) as rows:
-        for last, received_ms, counts, raw in rows:
-            yield from _entries(last, received_ms, counts, raw, after)
-
-
-def _entries(
-    last: int, received_ms: int, counts: str, raw: bytes, after: int
-) -> Iterator[Entry]:
-    """The batches of a row with numbers above `after`."""
-    numbers = [int(count) for count in counts.split(",")]
-    if len(numbers) == 1:
-        yield Entry(last, Batch(raw, received_ms=received_ms))
-        return
-    lines, at = raw.split(b"\n"), 0
-    for seq, count in enumerate(numbers, last - len(numbers) + 1):
-        if seq > after:
-            part = b"\n".join(lines[at : at + count]) + b"\n"
-            yield Entry(seq, Batch(part, received_ms=received_ms))
-        at += count
-
-
-def _connection(path: str) -> sqlite3.Connection:
-    return sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
-    )
 
 
 def _roll_back(db: sqlite3.Connection) -> None:
@@ -370,24 +370,22 @@ def _write_rows(db: sqlite3.Connection, batches: Iterable[Batch]) -> None:
         _write_row(db, row)
 
 
-def _write_row(db: sqlite3.Connection, row: Sequence[Batch]) -> None:
-    counts = ",".join(str(len(batch)) for batch in row)
-    raw = b"".join([batch.raw for batch in row])
-    db.execute(
-        "INSERT INTO batches VALUES (?, ?, ?, ?)", (row[-1].seq, row[0].received_ms, counts, raw)
-    )
+def _write_row(db: sqlite3.Connection, batches: Sequence[Batch]) -> None:
+    db.execute(INSERT, Row.of(batches).values)
 
 
-def _drop_oldest(db: sqlite3.Connection, excess: int) -> tuple[int, int]:
-    """Delete the oldest rows until so many bytes are free; bytes and messages that went."""
-    freed = messages = 0
+def _drop_oldest(db: sqlite3.Connection, excess: int) -> tuple[int, int, int]:
+    """Delete the oldest rows until so many bytes are free; bytes and messages that went, and the
+    last number."""
+    freed = messages = last = 0
     while freed < excess:
         row = db.execute(
-            "SELECT seq, counts, length(raw) FROM batches ORDER BY seq LIMIT 1"
+            "SELECT seq, CAST(counts AS BLOB), length(raw) FROM batches ORDER BY seq LIMIT 1"
         ).fetchone()
         if row is None:
             break
-        db.execute("DELETE FROM batches WHERE seq = ?", (row[0],))
-        messages += sum(map(int, row[1].split(",")))
+        last = row[0]
+        db.execute("DELETE FROM batches WHERE seq = ?", (last,))
+        messages += sum(messages_of(row[1] or b""))
         freed += row[2]
-    return freed, messages
+    return freed, messages, last

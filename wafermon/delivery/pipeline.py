@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import collections
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Callable, Optional, Protocol
+from typing import Callable, Optional, Protocol, TypeVar, Union
 
+from wafermon.delivery.account import INTERNAL_ERROR
 from wafermon.delivery.dead_letters import DeadLetters
-from wafermon.delivery.journal import DISK, MEMORY, Journal
+from wafermon.delivery.feeders import Crowd, Feeder, Feeders
+from wafermon.delivery.journal import MEMORY, Journal
 from wafermon.delivery.journaled_queue import JournaledQueue
 from wafermon.delivery.rate_limit import RateLimit
 from wafermon.delivery.route import Route
@@ -20,19 +23,7 @@ from wafermon.observe import CappedCounts, Family, family
 
 log = logging.getLogger("wafermon.delivery")
 
-
-class Feeder(Protocol):
-    """Where batches come from: something that can be told to wait."""
-
-    def pause(self) -> None:
-        """Stop reading; called on the loop thread."""
-
-    def resume(self) -> None:
-        """Read on; called on the loop thread."""
-
-    def safe(self, q: int, level: str, answers: int) -> None:
-        """All that was submitted up to a batch is safe; `q` is that batch's receipt. Called on
-        the loop thread, once for as many `expect`s as it answers."""
+T = TypeVar("T")
 
 
 class Observer(Protocol):
@@ -49,8 +40,8 @@ class Pipeline:
         router: decides which backend gets what.
         routes: backend name -> its route; `start` and `stop` go to all of them.
         observers: are shown each batch, in order.
-        dead_letters: gets the frames that were rejected.
-        journal: commits every batch, and only then receipts go back; its life is the owner's.
+        dead_letters: gets the frames that were rejected; its life is the owner's.
+        journal: commits every batch, and only then receipts go back; its life is the owner's, too.
         rate_limit: drops what one source sends too fast, before anybody sees it.
         call_soon: runs a function on the loop thread; without it `resume` is the caller's task.
         max_sources: sources with a count of their own.
@@ -92,60 +83,62 @@ class Pipeline:
         self._swapping = threading.Lock()
         #: Routes that a `swap` took out and that still drain.
         self.retired: dict[str, Route] = {}
-        #: What routes without a backend had not delivered when they ended, by what became of it.
-        self.orphaned = {"kept": 0, "lost": 0}
+        #: What routes without a backend had not delivered when they ended, by what became of it;
+        #: `given_up` is of what was `kept` at first.
+        self.orphaned = {"kept": 0, "lost": 0, "given_up": 0}
+        self._kept: dict[str, int] = {}
         self._router = router
         self._observers = list(observers)
-        self._dead_letters = dead_letters
+        self.dead_letters = dead_letters
         self._call_soon = call_soon
         self._clock = clock
-        #: Feeders that wait, each with what tells whether it may go on.
-        self._paused: dict[Feeder, list[Callable[[], bool]]] = {}
-        #: Receipts that wait for a commit, by its number.
-        self._receipts: collections.deque[tuple[int, Feeder, int]] = collections.deque()
+        self._feeders = Feeders(call_soon)
         self._commits: collections.deque[tuple[int, str]] = collections.deque()
-        self.duplicates = self.rate_limited = 0
+        self.duplicates = self.rate_limited = self.internal_errors = 0
         self.rate_limit = rate_limit
         self.journal = journal
         if journal is not None:
-            journal.cursors = {
-                name: seq
-                for name, seq in journal.cursors.items()
-                if name not in self.routes and seq < journal.assigned
-            }
-            for name in journal.cursors:
-                log.warning("no backend %s: what it has not got stays in the journal", name)
+            self._keep_orphans(journal)
+            journal.on_found = self._found
             journal.positions = self._positions
+            journal.undelivered = self._undelivered
             journal.on_committed = self._on_committed
-            journal.on_tick = self._on_done  # a queue whose patience ends tells nobody by itself
-        self._resume_asked = False
+            # A queue whose patience ends tells nobody by itself.
+            journal.on_tick = self._feeders.look_soon
+            if dead_letters is not None:
+                journal.settle = dead_letters.settle
         self._max_sources = max_sources
         self.received = CappedCounts(max_sources)
         self.rejected: dict[str, int] = {reason.value: 0 for reason in Reason}
         self.observer_errors = 0
         for route in self.routes.values():
-            route.on_done = self._on_done
+            route.on_done = self._feeders.look_soon
 
-    def submit(self, batch: Batch, feeder: Optional[Feeder] = None) -> None:
+    def submit(self, batch: Batch, feeder: Union[Feeder, Crowd, None] = None) -> None:
         """Take a batch and what was rejected with it.
 
         Args:
             batch: is shared with the observers; what is queued is its packed form.
-            feeder: is paused where a queue is full, and resumed when it is low again.
+            feeder: who sent it, or all who did; one is paused where a queue is full for its
+                sources, and resumed when it is low again.
         """
-        if batch.rejects:
+        rejected = bool(batch.rejects)
+        if rejected:
             self._reject(batch.rejects)
         self.duplicates += batch.duplicates
         for source, count in batch.sources.items():
             self.received.add(source, count)
-        batch = self._router.clean(self._limit(batch))
-        seq = 0 if self.journal is None else self.journal.append(batch)
+        for step in (self._limit, self._router.clean):
+            batch = self._passed(step, batch)
+        seq = 0 if self.journal is None else self.journal.append(batch, rejected)
         if len(batch):
             self._route(batch, feeder)
         if self.journal is not None:
             self.journal.routed = seq
             if self.journal.is_full and feeder is not None:
-                self._pause(feeder, lambda: self.journal is None or self.journal.is_low)
+                self._feeders.hold_all(
+                    feeder, lambda: self.journal is None or self.journal.is_low
+                )
 
     def expect(self, feeder: Feeder, q: int) -> None:
         """Tell a feeder once all that was submitted up to now is safe.
@@ -156,10 +149,11 @@ class Pipeline:
         """
         if self.journal is None:
             feeder.safe(q, MEMORY, 1)
-        elif self.journal.committed >= self.journal.assigned and not self._receipts:
-            feeder.safe(q, MEMORY if self.journal.error else DISK, 1)
+        elif self.journal.committed >= self.journal.assigned and not self._feeders.expect_receipts:
+            letters_wait = self.dead_letters is not None and not self.dead_letters.is_written
+            feeder.safe(q, MEMORY if letters_wait else self.journal.level, 1)
         else:
-            self._receipts.append((self.journal.assigned, feeder, q))
+            self._feeders.expect(self.journal.assigned, feeder, q)
 
     def _on_committed(self, seq: int, level: str) -> None:
         """Called on the journal's thread."""
@@ -168,18 +162,10 @@ class Pipeline:
             self._call_soon(self.committed)
 
     def committed(self) -> None:
-        """Send the receipts of what has been committed: the last of each feeder covers the rest."""
+        """Send the receipts of what has been committed."""
         while self._commits:
-            seq, level = self._commits.popleft()
-            due: dict[Feeder, tuple[int, int]] = {}
-            while self._receipts and self._receipts[0][0] <= seq:
-                _, feeder, q = self._receipts.popleft()
-                before, answers = due.get(feeder, (0, 0))
-                due[feeder] = (max(q, before), answers + 1)
-            for feeder, (q, answers) in due.items():
-                feeder.safe(q, level, answers)
-        if self._paused:
-            self.resume()
+            self._feeders.committed(*self._commits.popleft())
+        self._feeders.resume()
 
     def _positions(self) -> dict[str, int]:
         """How far each route has come. `routed` is read first: see `JournaledQueue.position`."""
@@ -196,11 +182,43 @@ class Pipeline:
                 },
             }
 
+    def _found(self) -> None:
+        """The journal's file could be opened at last: what is in there comes back to each route."""
+        if self.journal is None:
+            return
+        end = self.journal.found_to
+        with self._swapping:
+            for name, route in {**self.retired, **self.routes}.items():
+                if isinstance(route.queue, JournaledQueue):
+                    route.queue.found(self.journal.cursor(name, end), end)
+            self._keep_orphans(self.journal)
+
+    def _keep_orphans(self, journal: Journal) -> None:
+        """Of the cursors that were found, those of backends that are gone stay where they are."""
+        journal.cursors = {
+            name: seq
+            for name, seq in journal.cursors.items()
+            if name not in self.routes and name not in self.retired and seq < journal.found_to
+        }
+        for name in journal.cursors:
+            log.warning("no backend %s: what it has not got stays in the journal", name)
+
+    def _undelivered(self) -> list[range]:
+        """The numbers that some route has still to deliver; `routed` is read first."""
+        spans = [] if self.journal is None else [range(self.journal.routed + 1, sys.maxsize)]
+        with self._swapping:
+            for route in (*self.retired.values(), *self.routes.values()):
+                if isinstance(route.queue, JournaledQueue):
+                    spans += route.queue.undelivered()
+        return spans
+
     def _orphans(self, journal: Journal) -> Mapping[str, int]:
         """The cursors of backends that are gone, as long as the others have half of the journal."""
         if journal.cursors and journal.bytes > journal.max_bytes // 2:
             log.error("the journal is half full: what it kept for %s is given up",
                       ", ".join(journal.cursors))  # fmt: skip
+            self.orphaned["given_up"] += sum(self._kept.values())
+            self._kept.clear()
             journal.cursors = {}
         return dict(journal.cursors)
 
@@ -221,13 +239,14 @@ class Pipeline:
             for name, route in routes.items():
                 if name in before and before[name] is not route:
                     route.take_over(before[name])
-                route.on_done = self._on_done
+                route.on_done = self._feeders.look_soon
             gone = [route for name, route in self.routes.items() if name not in routes]
             self.retired = {n: route for n, route in before.items() if n not in routes}
             self.routes, self._router = dict(routes), router
             if self.journal is not None:
                 cursors = self.journal.cursors
                 self.journal.cursors = {n: seq for n, seq in cursors.items() if n not in routes}
+                self._kept = {n: count for n, count in self._kept.items() if n not in routes}
         self.resume()
         return gone
 
@@ -249,6 +268,7 @@ class Pipeline:
             if kept and self.journal is not None and isinstance(route.queue, JournaledQueue):
                 cursor = {route.name: route.queue.position(0)}
                 self.journal.cursors = {**self.journal.cursors, **cursor}
+                self._kept[route.name] = kept
             self.orphaned["kept"] += kept
             self.orphaned["lost"] += lost
             self.retired = {n: r for n, r in self.retired.items() if r is not route}
@@ -261,22 +281,60 @@ class Pipeline:
         self.rate_limited += len(batch) - len(admitted)
         return admitted
 
-    def _route(self, batch: Batch, feeder: Optional[Feeder]) -> None:
+    def _passed(self, step: Callable[[Batch], Batch], batch: Batch) -> Batch:
+        """What a step on the way in lets pass of a batch."""
+        try:
+            return step(batch)
+        except Exception:
+            parts = self._piece_by_piece(lambda piece: [step(piece).packed()], batch)
+        passed = Batch.join(parts) if parts else Batch(received_ms=batch.received_ms)
+        passed.marks = batch.marks
+        return passed
+
+    def _route(self, batch: Batch, feeder: Union[Feeder, Crowd, None]) -> None:
         for observer in self._observers:
             self._show(observer, batch)
-        for name, part in self._router.route(batch):
+        try:
+            parts = self._parts(batch)
+        except Exception:
+            parts = self._piece_by_piece(self._parts, batch)
+        for name, part in parts:
             route = self.routes[name]
-            packed = part.packed()
-            packed.seq = batch.seq
-            if not route.offer(packed) and feeder is not None:
-                sources, queue = list(packed.sources), route.queue
-                self._pause(feeder, lambda q=queue, s=sources: q.is_low(s))  # type: ignore[misc]
+            part.seq = batch.seq
+            if not route.offer(part) and feeder is not None:
+                self._feeders.hold_back(feeder, list(part.sources), route.queue)
+
+    def _parts(self, batch: Batch) -> list[tuple[str, Batch]]:
+        return [(name, part.packed()) for name, part in self._router.route(batch)]
+
+    def _piece_by_piece(self, work: Callable[[Batch], list[T]], batch: Batch) -> list[T]:
+        """Do with the halves of a batch, and theirs, what failed with the whole: a message on
+        which it fails alone is dropped and counted, and costs no other one anything.
+
+        A message that is nested deeply is such a one: it may be parsed on the stack of its first
+        reader, and not on a deeper one.
+        """
+        try:
+            return work(batch)
+        except Exception as error:
+            fault = error
+        if len(batch) > 1:
+            halves = batch.split(len(batch) // 2)
+            return [done for half in halves for done in self._piece_by_piece(work, half)]
+        if not self.internal_errors:
+            log.error("a message is dropped by a fault of our own; more are only counted",
+                      exc_info=fault)  # fmt: skip
+        self.internal_errors += len(batch)
+        return []
 
     def _reject(self, rejects: Sequence[Reject]) -> None:
         for reject in rejects:
             self.rejected[reject.reason.value] += 1
-        if self._dead_letters is not None:
-            self._dead_letters.rejected(rejects)
+        try:
+            if self.dead_letters is not None:
+                self.dead_letters.rejected(self._router.clean_rejects(rejects))
+        except Exception:
+            log.exception("rejected frames leave no dead letters, by a fault of our own")
 
     def _show(self, observer: Observer, batch: Batch) -> None:
         try:
@@ -286,35 +344,13 @@ class Pipeline:
             if self.observer_errors == 1:
                 log.exception("an observer failed; further failures are only counted")
 
-    def _pause(self, feeder: Feeder, may_go_on: Callable[[], bool]) -> None:
-        waits = self._paused.get(feeder)
-        if waits is None:
-            waits = self._paused[feeder] = []
-            feeder.pause()
-        waits.append(may_go_on)
-        if may_go_on():
-            self._on_done()  # it ran empty before it was known that somebody waits
-
-    def _on_done(self) -> None:
-        """A delivery thread let go of a batch: let the loop see who may go on."""
-        if self._paused and self._call_soon is not None and not self._resume_asked:
-            self._resume_asked = True
-            self._call_soon(self.resume)
-
     def resume(self) -> None:
         """Let the feeders go on whose queues are low again."""
-        self._resume_asked = False
-        for feeder, waits in list(self._paused.items()):
-            waits[:] = [may_go_on for may_go_on in waits if not may_go_on()]
-            if not waits:
-                del self._paused[feeder]
-                feeder.resume()
+        self._feeders.resume()
 
     def forget(self, feeder: Feeder) -> None:
         """A feeder is gone: it is not resumed, and gets no receipt."""
-        self._paused.pop(feeder, None)
-        if self._receipts:
-            self._receipts = collections.deque(r for r in self._receipts if r[1] is not feeder)
+        self._feeders.forget(feeder)
 
     def start(self) -> None:
         """Start the delivery threads."""
@@ -403,7 +439,7 @@ class Pipeline:
                 "sidecar_messages_dropped_total",
                 "counter",
                 "Accepted messages that were not delivered, by reason.",
-                {"rate_limited": self.rate_limited},
+                {"rate_limited": self.rate_limited, INTERNAL_ERROR: self.internal_errors},
                 "reason",
             ),
             family(

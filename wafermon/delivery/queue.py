@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import logging
 import threading
 import time
 from collections.abc import Iterable
@@ -11,6 +12,7 @@ from typing import Callable, Optional
 from wafermon.delivery.account import (
     DEAD_LETTERED,
     DELIVERED,
+    INTERNAL_ERROR,
     QUEUE_FULL,
     REASONS,
     SAMPLED_FULL,
@@ -29,10 +31,16 @@ from wafermon.delivery.overflow import (
 )
 from wafermon.message import Batch
 
-#: After this long without a new batch the queue counts as quiet, and what is there goes out.
+log = logging.getLogger("wafermon.delivery")
+
+#: After this long without a new batch, or without a taker, the queue counts as quiet, and what is
+#: there goes out.
 QUIET_SECONDS = 0.0005
 #: One write is at most about this large, however much is waiting.
 WRITE_BYTES = 1 << 20
+#: So many small batches in a row become one: each costs 500 bytes beside what it holds, which a
+#: backend that is down would make a queue of single messages pay.
+SMALL_BATCHES, SMALL_BYTES = 64, 1024
 
 
 class BatchQueue:
@@ -89,10 +97,14 @@ class BatchQueue:
         self._waiting: collections.deque[Waiting] = collections.deque()
         self._waiting_messages = 0
         self._puts = 0
+        self._taken_at = 0.0
+        self._small = 0  # batches that came last and are small
         self._closed = False
         #: What a worker is busy with: messages that are done, bytes that are not, what was before.
         self._taken = Batch()
         self._taken_done = self._taken_left = self._taken_after = 0
+        #: What a predecessor was busy with goes out as it was: backends know it by that.
+        self._again: Optional[Batch] = None
         #: Where what is left has gone: another queue, or nowhere, for this reason.
         self._given_away = False
         self._given_up: Optional[str] = None
@@ -132,7 +144,14 @@ class BatchQueue:
             False where the queue is now full for one of its sources: its feeder should pause.
         """
         with self._condition:
-            return self._admit(batch)
+            try:
+                return self._admit(batch)
+            except Exception:
+                if not self.outcomes[INTERNAL_ERROR]:  # once; then it is counted
+                    log.exception("a batch, or some of it, is dropped by a fault of our own")
+                known = self.messages + self.behind + sum(self.outcomes.values())
+                self.outcomes[INTERNAL_ERROR] += self.offered - known
+                return True
 
     def _admit(self, batch: Batch) -> bool:
         self.offered += len(batch)
@@ -150,7 +169,17 @@ class BatchQueue:
         if self.when_full == BLOCK:
             self._append(batch)
             return
-        for source, part in batch.by_source().items():
+        try:
+            parts = batch.by_source()
+        except RecursionError:  # one of its messages was parsed on a shallower stack than this one
+            if len(batch) == 1:
+                self.outcomes[INTERNAL_ERROR] += 1
+                return
+            for half in batch.split(len(batch) // 2):
+                half.seq = batch.seq
+                self._enqueue(half)
+            return
+        for source, part in parts.items():
             packed = part.packed()
             packed.seq = batch.seq
             self._squeeze(source, packed)
@@ -159,6 +188,19 @@ class BatchQueue:
         self._waiting.append(Waiting(self._clock(), batch, batch.seq - 1))
         self._waiting_messages += len(batch)
         self._hold(batch)
+        self._small = self._small + 1 if len(batch.raw) < SMALL_BYTES else 0
+        if self._small == SMALL_BATCHES and self.when_full == BLOCK:
+            self._condense()
+
+    def _condense(self) -> None:
+        """Make one batch of the small ones that came last. One that drops looks for its victims
+        by batch, and is left alone."""
+        self._small = 0
+        if len(self._waiting) < SMALL_BATCHES or self._has_between(self._waiting[-1].batch):
+            return
+        last = [self._waiting.pop() for _ in range(SMALL_BATCHES)][::-1]
+        batch = Batch.join([waiting.batch for waiting in last], keep_parts=False)
+        self._waiting.append(Waiting(last[0].since, batch, last[0].after))
 
     def _squeeze(self, source: str, batch: Batch) -> None:
         """Admit a batch of one source and drop what is then too much."""
@@ -217,10 +259,13 @@ class BatchQueue:
             None on a timeout, and when the queue is closed and empty.
         """
         with self._condition:
-            self._condition.wait_for(lambda: self._waiting or self._closed, timeout)
-            if self._waiting:
+            self._condition.wait_for(self._is_due, timeout)
+            if self._waiting and self._clock() < self._taken_at + QUIET_SECONDS:
                 self._gather()
             return self._pop() if self._waiting else None
+
+    def _is_due(self) -> bool:
+        return bool(self._waiting or self._closed)
 
     def _gather(self) -> None:
         """Let more batches join while they keep coming, within the bounds."""
@@ -235,16 +280,23 @@ class BatchQueue:
 
     def _pop(self) -> Batch:
         taken: list[Batch] = []
-        size = 0
-        self._taken_after = self._waiting[0].after
+        size = self._small = 0
+        self._taken_after, self._taken_at = self._waiting[0].after, self._clock()
         while self._waiting:
             batch = self._waiting[0].batch
-            if taken and size + len(batch.raw) > WRITE_BYTES:
+            if taken and (size + len(batch.raw) > WRITE_BYTES or self._has_between(batch)):
                 break
             taken.append(self._waiting.popleft().batch)
             size += len(batch.raw)
             self._waiting_messages -= len(batch)
+            if batch is self._again:
+                self._again = None
+                break
         return self._lend(Batch.join(taken))
+
+    def _has_between(self, batch: Batch) -> bool:
+        """Whether something from elsewhere comes before a waiting batch."""
+        return False
 
     def _lend(self, batch: Batch) -> Batch:
         self._taken, self._taken_done, self._taken_left = batch, 0, len(batch.raw)
@@ -278,6 +330,9 @@ class BatchQueue:
             self._forget_sources(self._taken)
             self._lend(Batch())
 
+    def leave(self) -> None:
+        """At the end of the process: count as dropped what no journal has any more."""
+
     def give_up(self, reason: str) -> int:
         """Count what is still in here, and what may yet come, as dropped; how many it were."""
         with self._condition:
@@ -295,9 +350,10 @@ class BatchQueue:
             return self._is_under(sources, 1.0)
 
     def is_low(self, sources: Iterable[str]) -> bool:
-        """Whether it is down to half its bounds, for these sources too: feeders may go on."""
+        """Whether feeders may go on: it is down to half its bounds, for these sources too, or has
+        a policy by now that lets nobody wait."""
         with self._condition:
-            return self._is_under(sources, 0.5)
+            return self.when_full != BLOCK or self._is_under(sources, 0.5)
 
     def _is_under(self, sources: Iterable[str], share: float) -> bool:
         return (
@@ -314,18 +370,23 @@ class BatchQueue:
     # -- life ----------------------------------------------------------------------------------
 
     def follow(self, other: BatchQueue) -> None:
-        """Have the share of memory that another queue, which is not used, was made with."""
-        self.max_bytes = other.max_bytes
+        """Have the bounds and the policy that another queue, which is not used, was made with."""
+        with self._condition:
+            self.max_messages, self.max_bytes = other.max_messages, other.max_bytes
+            self.when_full, self._per_source = other.when_full, other._per_source
+            self._flush_messages = other._flush_messages
+            self._flush_seconds = other._flush_seconds
 
     def adopt(self, other: BatchQueue) -> None:
         """Take over what another queue holds, in its order; nobody takes from that one any more.
 
-        What its worker took and had not done comes first. The other one is empty afterwards, so
-        whoever waits for it goes on.
+        What its worker took and had not done comes first, alone. The other one is empty
+        afterwards, so whoever waits for it goes on.
         """
         with other._condition, self._condition:
             if other._taken_done < len(other._taken):
                 rest = _after(other._taken, other._taken_done)
+                self._again = rest
                 entry = Waiting(self._clock(), rest, other._taken_after)
                 other._waiting.appendleft(entry)
                 other._waiting_messages += len(rest)

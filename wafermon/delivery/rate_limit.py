@@ -66,7 +66,7 @@ class RateLimit:
             if len(part):
                 parts.append(part.packed())
         admitted = Batch.join(parts) if parts else Batch(received_ms=batch.received_ms)
-        admitted.mark = batch.mark
+        admitted.marks = batch.marks
         return admitted
 
     def _grant(self, source: str, count: int, now: float) -> int:

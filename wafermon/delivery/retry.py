@@ -6,6 +6,9 @@ import dataclasses
 import random
 from typing import Callable, Optional
 
+#: A backend that asks for a longer wait than this is asked again after it.
+MAX_ASKED_SECONDS = 3_600.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Retry:
@@ -24,8 +27,8 @@ class Retry:
     >>> retry = Retry(initial=0.5, maximum=30.0, share=lambda: 1.0)
     >>> [retry.delay(failures) for failures in (1, 2, 3, 100)]
     [0.5, 1.0, 2.0, 30.0]
-    >>> retry.delay(1, retry_after=7)
-    7
+    >>> retry.delay(1, retry_after=70), retry.delay(1, retry_after=1e9)
+    (70, 3600.0)
     """
 
     initial: float = 0.1
@@ -34,6 +37,7 @@ class Retry:
     share: Callable[[], float] = random.random
 
     def delay(self, failures: int, retry_after: Optional[float] = None) -> float:
-        """Seconds to wait after so many failures in a row; never less than the backend asked."""
+        """Seconds to wait after so many failures in a row; not less than the backend asked, which
+        `maximum` does not bound, but `MAX_ASKED_SECONDS`."""
         bound = min(self.maximum, self.initial * 2.0 ** min(failures - 1, 60))
-        return max(bound * self.share(), min(retry_after or 0.0, self.maximum))
+        return max(bound * self.share(), min(retry_after or 0.0, MAX_ASKED_SECONDS))

@@ -29,7 +29,8 @@ from wafermon.observe import Family, Histogram
 #: The queue has been quiet for this long when a backend is asked what else is due.
 IDLE_AFTER_SECONDS = 0.2
 
-#: Called with a batch of one that was refused for good, the backend's name and the reason.
+#: Called with a batch of one that was refused for good, the backend's name and the reason. Raises
+#: RetryableError where it is kept nowhere.
 DeadLetter = Callable[[Batch, str, str], None]
 
 log = logging.getLogger("wafermon.delivery")
@@ -95,6 +96,7 @@ class Route:
         self._clock = clock
         self._thread = threading.Thread(target=self._run, name=f"route-{name}", daemon=True)
         self._stopping = threading.Event()
+        self._awake = threading.Event()  # set: wait for no retry
         self._hurried = False  # leave to the journal what a failing backend does not take
         self._abandoned = threading.Event()
         self._ended = threading.Event()
@@ -142,6 +144,7 @@ class Route:
         self._abandoned.set()
         if self._thread.is_alive():
             self._thread.join(0.05)  # it may only have been waiting for a retry
+        self.queue.leave()
         left = self.queued
         if left and self.queue.is_kept:
             log.warning("backend %s: %d messages are left in the journal", self.name, left)
@@ -196,6 +199,7 @@ class Route:
         """
         self._hurried = hurried
         self._stopping.set()
+        self._awake.set()
         self.queue.close()
 
     def halt(self) -> None:
@@ -208,6 +212,16 @@ class Route:
         """Wait for the end of the delivery thread, at most so many seconds; tell whether it has
         ended and closed its backend."""
         return self._thread.ident is None or self._ended.wait(timeout)
+
+    def follow(self, other: Route) -> None:
+        """Go on by the settings of another one, which is not used, with all that is at hand. What
+        waits for a retry is tried at once. Any thread."""
+        self._retry, self._timeout = other._retry, other._timeout
+        self._dead_letter = other._dead_letter
+        self.breaker.follow(other.breaker)
+        self.queue.follow(other.queue)
+        self.backend.follow(other.backend)
+        self._awake.set()
 
     def take_over(self, old: Route) -> None:
         """Go on with the queue and the counts of a route that was halted. Before `start`.
@@ -237,14 +251,20 @@ class Route:
                 break
             else:
                 idle_due = self._idle()
-        self._guarded(self.backend.close)
+        self._close()
         self._ended.set()
+
+    def _close(self) -> None:
+        try:
+            self._call(self.backend.close)
+        except Exception as error:
+            self._failed(error)
 
     def _take(self, timeout: Optional[float]) -> Optional[Batch]:
         try:
             return self.queue.take(timeout)
-        except Exception:
-            log.exception("backend %s: a fault of our own, nothing is lost by it", self.name)
+        except Exception as error:
+            self._failed(error)  # a fault of our own; nothing is lost by it
             self._pause(self._retry.maximum)  # it may come again at once
             return None
 
@@ -303,12 +323,16 @@ class Route:
             Whether to go on with the next part.
         """
         while not self._abandoned.is_set():
-            error = self._attempt(batch)
-            if error is None:
-                self._done(batch, DELIVERED)
-                return True
+            error, outcome = self._attempt(batch), DELIVERED
             if isinstance(error, PermanentError):
-                return self._refused(batch, error, began)
+                if len(batch) > 1:  # find the guilty line; everything around it is delivered
+                    self._worked()  # who says no is there
+                    halves = batch.split(len(batch) // 2)
+                    return all(self._deliver(half, began) for half in halves)
+                error, outcome = self._put_away(batch, str(error))
+            if error is None:
+                self._done(batch, outcome)
+                return True
             self.retries += 1
             self._failed(error)
             if self._hurried and self.queue.is_kept:
@@ -345,17 +369,23 @@ class Route:
         self._worked()
         return None
 
-    def _refused(self, batch: Batch, error: Exception, began: float) -> bool:
-        """Find the guilty line by halving; everything around it is delivered."""
-        self._worked()  # who says no is there
-        if len(batch) > 1:
-            return all(self._deliver(half, began) for half in batch.split(len(batch) // 2))
-        if self._dead_letter is None:
-            self._done(batch, REFUSED)
-        else:
-            self._dead_letter(batch, self.name, str(error))
-            self._done(batch, DEAD_LETTERED)
-        return True
+    def _put_away(self, batch: Batch, reason: str) -> tuple[Optional[Exception], str]:
+        """Deal with a line that is refused for good.
+
+        It is not done before its dead letter is written: somebody may have been told that it is
+        safe. What that fails with is one more reason to try the line again.
+
+        Returns:
+            What it failed with, and what becomes of the line otherwise.
+        """
+        dead_letter = self._dead_letter
+        if dead_letter is not None:
+            try:
+                self._call(lambda: dead_letter(batch, self.name, reason))
+            except RetryableError as error:
+                return error, DEAD_LETTERED
+        self._worked()
+        return None, REFUSED if dead_letter is None else DEAD_LETTERED
 
     def _done(self, batch: Batch, outcome: str) -> None:
         self.queue.done(batch, outcome)
@@ -374,12 +404,12 @@ class Route:
     def _failed(self, error: Exception) -> None:
         self.breaker.failed()
         text = str(error) if isinstance(error, BackendError) else f"unexpected {error!r}"
+        before, self.error = self.error, text
         if self.failing_since is None:
             self.failing_since = self._clock()
-        if text != self.error:  # once an outage, or when it changes its face
+        if text != before:  # once an outage, or when it changes its face
             unknown = not isinstance(error, RetryableError)
             log.error("backend %s: %s", self.name, text[:500], exc_info=unknown and error)
-        self.error = text
         self._opened = False
 
     def _pause(self, seconds: float) -> None:
@@ -387,8 +417,9 @@ class Route:
         if self._stopping.is_set():
             self._abandoned.wait(min(seconds, 0.1))
         else:
-            self._stopping.wait(seconds)
+            self._awake.wait(seconds)
+            self._awake.clear()
 
     def collect(self) -> list[Family]:
         """Yield the counters of this route."""
-        return families(self)
+        return [*families(self), *self.backend.collect(self.name)]

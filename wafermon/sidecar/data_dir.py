@@ -13,6 +13,11 @@ NETWORK_TYPES = frozenset(
      "fuse.sshfs", "fuse.glusterfs", "ncpfs", "beegfs")
 )  # fmt: skip
 
+#: Why a folder cannot be used at the moment: the disk is full, read-only, gone, or fails.
+DISK_FAULTS = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENXIO, errno.ENODEV)
+)
+
 
 class DataDir:
     """The folder of one sidecar.
@@ -37,14 +42,17 @@ class DataDir:
         self._lock: Optional[int] = None
 
     def take(self) -> None:
-        """Make and lock the folder.
+        """Make and lock the folder, again where it was deleted. Twice is harmless.
 
         Raises:
-            OSError: it cannot be made or written, or another sidecar uses it; the text says so.
+            OSError: it cannot be made or written, for one of `DISK_FAULTS` or for good, or another
+                sidecar uses it; the text says so.
         """
+        if self._lock is not None and self._is_there(self._lock):
+            return
         try:
             os.makedirs(self.path, exist_ok=True)
-            lock = os.open(os.path.join(self.path, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+            lock = self._open_lock()
         except OSError as error:
             raise self._fault(error.errno or 0, error.strerror or str(error)) from error
         try:
@@ -52,7 +60,23 @@ class DataDir:
         except OSError as error:
             os.close(lock)
             raise self._fault(errno.EAGAIN, "another sidecar uses it") from error
+        self.release()
         self._lock = lock
+
+    def _open_lock(self) -> int:
+        path = os.path.join(self.path, "lock")
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            return os.open(path, os.O_RDONLY)  # it may be locked all the same
+
+    def _is_there(self, lock: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(lock), os.stat(os.path.join(self.path, "lock")))
+        except OSError:
+            return False
 
     def check_local(self, force: bool) -> None:
         """Refuse a network file system, unless forced.
