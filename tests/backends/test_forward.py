@@ -356,6 +356,93 @@ def test_memory_is_said_once_and_counted(caplog):
     assert len([r for r in caplog.records if "in its memory" in r.getMessage()]) == 1
 
 
+def test_what_is_in_memory_only_is_on_metrics(start_sidecar, tmp_path):
+    """Of a chain whose second sidecar has no journal."""
+    def config(name, journal, backend):
+        return {"sidecar": {"data_dir": str(tmp_path / name), "tcp": {"port": 0}, "health": {"metrics_port": 0},
+                            "journal": {"enabled": journal}}, "backends": {"out": backend}}
+
+    second = start_sidecar(config=config("second", False, {"type": "null"}))
+    first = start_sidecar(config=config("first", True, {"type": "forward", "address": second.ready["unix"]}))
+    assert b'sidecar_forward_in_memory_total{backend="out"} 0' in first.get("/metrics")
+    first.send(b"".join(frames(20)))
+    eventually(lambda: first.total("sidecar_forward_in_memory_total", backend="out") == 20)
+
+
+# -- peers that are slow -------------------------------------------------------------------------
+
+
+def slowly(file, text, seconds=0.05):
+    """Say it byte by byte."""
+    for at in range(len(text)):
+        file.write(text[at : at + 1])
+        file.flush()
+        threading.Event().wait(seconds)
+
+
+@pytest.mark.parametrize("word", ["welcome", "ack"])
+def test_a_receipt_that_drips(word):
+    line = b'{"v":1,"type":"%b","q":%d,"level":"disk"}\n'
+
+    def play(peer, file):
+        if word == "ack":
+            say(file, "welcome", 0)
+            peer.take(file, 1)
+        slowly(file, line % (word.encode(), word == "ack"))
+        file.readline()
+
+    with Peer(play) as peer:
+        sink = ForwardBackend(peer.address, timeout=0.5)
+        with pytest.raises(RetryableError, match="timed out"):
+            sink.write(batch(frames(1)))
+
+
+# -- other settings ------------------------------------------------------------------------------
+
+
+def test_other_settings_count_although_the_connection_is_good(tmp_path):
+    (tmp_path / "secret").write_text(SECRET)
+    with Peer(receives(1), receives(1)) as peer:
+        sink = ForwardBackend(peer.address, timeout=30)
+        sink.write(batch(frames(1)))
+        sink.follow(ForwardBackend(peer.address, timeout=30, secret_file=str(tmp_path / "secret")))
+        sink.write(batch(frames(1, first=2)))
+        sink.close()
+    assert [hello["data"].get("secret") for hello in peer.hellos] == [None, SECRET]
+    assert len({hello["data"]["session"] for hello in peer.hellos}) == 1
+
+
+def test_other_settings_count_from_the_next_connection_and_the_session_stays(tmp_path):
+    """What the other side holds of the batch at hand is not sent again; a name of its own the link
+    has from the next batch on."""
+    (tmp_path / "secret").write_text(SECRET)
+
+    def takes_three(peer, file):
+        say(file, "welcome", 0)
+        peer.take(file, 3)
+
+    def holds_three(peer, file):
+        say(file, "welcome", 3)
+        say(file, "ack", peer.take(file, 2))
+        file.readline()
+
+    some = batch(frames(5))
+    with Peer(takes_three, holds_three, receives(1)) as peer:
+        sink = ForwardBackend(peer.address, timeout=30)
+        with pytest.raises(RetryableError):
+            sink.write(some)
+        other = ForwardBackend(peer.address, timeout=20, src="fab7", secret_file=str(tmp_path / "secret"))
+        sink.follow(other)
+        sink.write(some)
+        sink.write(batch(frames(1, first=6)))
+        sink.close()
+    assert without_numbers(line[:-1] for line in peer.lines) == [line[:-1] for line in frames(6)]
+    one, two, three = peer.hellos
+    assert one["data"]["session"] == two["data"]["session"] != three["data"]["session"]
+    assert one["src"] == two["src"] != three["src"] == "fab7"
+    assert "secret" not in one["data"] and two["data"]["secret"] == three["data"]["secret"] == SECRET
+
+
 def test_the_secret_is_shown_to_the_peer_only(tmp_path, caplog):
     caplog.set_level(logging.DEBUG)
     file = tmp_path / "secret"

@@ -137,6 +137,12 @@ def raw_server():
     listener.close()
 
 
+def server_context():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority().issue())
+    return context
+
+
 def read_request(sock):
     data = b""
     while b"\r\n\r\n" not in data:
@@ -261,7 +267,7 @@ def test_retry_after():
 
 
 def test_the_route_waits_as_long_as_asked(server):
-    """503 with a `Retry-After`, then 200: once, and not before."""
+    """503 with a `Retry-After`, then 200: once, and not before, whatever bounds other delays."""
     times = []
 
     def answer(body):
@@ -269,13 +275,50 @@ def test_the_route_waits_as_long_as_asked(server):
         return (503, {"Retry-After": "1"}, b"") if len(times) == 1 else (200, {}, b"")
 
     server.answer = answer
-    route = Route("out", HttpBackend(server.url()), retry=Retry(0.001, 5.0))
+    route = Route("out", HttpBackend(server.url()), retry=Retry(0.001, 0.01))
     route.start()
     route.offer(batch(frames(5)).packed())
     eventually(lambda: route.delivered == 5)
     route.stop(5)
     assert times[1] - times[0] >= 1
     assert lines_of(server.taken) == [line[:-1] for line in frames(5)]
+
+
+@pytest.mark.parametrize("how", ["stop", "reload"])
+def test_nobody_waits_for_what_was_asked(server, how):
+    """A stop delivers at once, and so does a reload of the route's settings."""
+    server.answer = lambda body: (503, {"Retry-After": "3000"}, b"")
+    route = Route("out", HttpBackend(server.url()))
+    route.start()
+    route.offer(batch(frames(5)).packed())
+    eventually(lambda: route.retries)
+    server.answer = lambda body: (200, {}, b"")
+    if how == "reload":
+        route.follow(Route("out", HttpBackend(server.url()), retry=Retry(0.01, 0.1)))
+        eventually(lambda: route.delivered == 5)
+    assert route.stop(30) == 0
+    assert lines_of(server.taken) == [line[:-1] for line in frames(5)]
+
+
+def test_a_batch_has_its_key_after_a_reload(server):
+    """It may have been taken already: what came behind it meanwhile does not join it."""
+    server.answer = lambda body: (503, {}, b"")
+    before = Route("out", HttpBackend(server.url()), retry=Retry(0.001, 0.01))
+    before.start()
+    before.offer(batch(frames(3)).packed())
+    eventually(lambda: before.retries)
+    before.offer(batch(frames(3, first=4)).packed())
+    before.halt()
+    assert before.wait(30)
+    server.answer = lambda body: (200, {}, b"")
+    tries = len(server.requests)
+    after = Route("out", HttpBackend(server.url(), headers={"X-Fab": "7"}))
+    after.take_over(before)
+    after.start()
+    assert after.stop(30) == 0 and after.delivered == 6
+    keys = [headers["Idempotency-Key"] for _, headers, _ in server.requests]
+    assert set(keys[:tries]) == {keys[tries]} and keys[tries] != keys[tries + 1]
+    assert lines_of(server.taken) == [line[:-1] for line in frames(6)]
 
 
 def test_one_bad_line_is_found_and_the_rest_delivered(server):
@@ -352,6 +395,52 @@ def test_a_server_that_stalls(raw_server):
     with pytest.raises(RetryableError, match="timed out"):
         sink.write(batch(frames(1)))
     sink.close()
+
+
+def drip(sock, ends, text, seconds):
+    for at in range(len(text)):
+        sock.sendall(text[at : at + 1])
+        if ends.wait(seconds):
+            return
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nX-A: " + b"a" * 60 + b"\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_an_answer_that_drips(raw_server, secure):
+    """Each byte comes in time, and all of them together do not."""
+    context = server_context() if secure else None
+
+    def slow(sock, ends):
+        with context.wrap_socket(sock, server_side=True) if secure else sock as peer:
+            read_request(peer)
+            drip(peer, ends, HEAD, 0.05)
+
+    url = raw_server(slow)
+    tls = None
+    if secure:
+        url, tls = url.replace("http:", "https:"), ClientTls(ca=authority().path)
+    sink = HttpBackend(url, timeout=1, tls=tls)
+    with pytest.raises(RetryableError, match="timed out"):
+        sink.write(batch(frames(1)))
+    sink.close()
+
+
+def test_the_rest_of_an_answer_that_drips_is_not_waited_for(raw_server):
+    def slow(sock, ends):
+        read_request(sock)
+        sock.sendall(b"HTTP/1.1 503 Busy\r\nContent-Length: 100000\r\n\r\n")
+        with contextlib.suppress(OSError):
+            drip(sock, ends, bytes(100), 0.05)
+            whole.append(True)
+
+    whole = []
+    sink = HttpBackend(raw_server(slow), timeout=0.5)
+    with pytest.raises(RetryableError, match="503"):
+        sink.write(batch(frames(1)))
+    sink.close()
+    assert not whole
 
 
 def test_a_reset_within_the_body(raw_server):

@@ -86,6 +86,11 @@ class ConsoleBackend(Backend):
             # ValueError is what Python says of a closed file object.
             raise RetryableError(f"{self._name}: {error}") from error
 
+    def follow(self, other: Backend) -> None:
+        """As `Backend.follow`."""
+        if isinstance(other, ConsoleBackend):
+            self._timeout = other._timeout
+
     def _descriptor(self) -> Optional[int]:
         """The file descriptor beneath the stream, where there is nothing between that matters.
 

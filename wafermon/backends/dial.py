@@ -7,8 +7,9 @@ import re
 import select
 import socket
 import ssl
+import time
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional, cast
 
 _HOST_AND_PORT = re.compile(r"(?:\[([^\[\]\s]+)\]|([^:/\s\[\]]+)):([0-9]{1,5})")
 _MAX_SECRET_CHARS = 4096
@@ -61,10 +62,59 @@ class ClientTls:
                     pass  # whose error names the path, which those of ssl do not
         context = ssl.create_default_context(cafile=self.ca)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.sslsocket_class = _TimedTlsSocket
         if self.cert:
             # A passphrase would be asked for on the terminal; an empty one is an error.
             context.load_cert_chain(self.cert, self.key, password="")
         return context
+
+
+class TimedSocket(socket.socket):
+    """A socket whose calls all together end by one deadline.
+
+    The timeout of any other begins anew with each call, so a peer that sends a byte now and then
+    would hold a reader of lines for ever.
+
+    Thread: its owner's.
+
+    >>> with TimedSocket() as sock:
+    ...     sock.deadline = time.monotonic()
+    ...     try:
+    ...         sock.recv(1)
+    ...     except socket.timeout as error:
+    ...         print(error)
+    timed out
+    """
+
+    #: Monotonic seconds; None: as `settimeout` says.
+    deadline: Optional[float] = None
+
+    def _hurry(self, share: int = 1) -> None:
+        """Give the next call what is left of the time, or a share of it."""
+        if self.deadline is not None:
+            left = self.deadline - time.monotonic()
+            if left <= 0:
+                raise socket.timeout("timed out")
+            self.settimeout(left / share)
+
+    def recv(self, *args: Any) -> bytes:
+        """As that of any socket."""
+        self._hurry()
+        return super().recv(*args)
+
+    def recv_into(self, *args: Any) -> int:
+        """As that of any socket; who reads a `makefile` comes by here."""
+        self._hurry()
+        return super().recv_into(*args)
+
+    def sendall(self, *args: Any) -> None:
+        """As that of any socket."""
+        self._hurry()
+        super().sendall(*args)
+
+
+class _TimedTlsSocket(TimedSocket, ssl.SSLSocket):
+    """The same inside TLS."""
 
 
 class Address:
@@ -92,33 +142,58 @@ class Address:
     def __str__(self) -> str:
         return self._text
 
-    def connect(self, timeout: float, tls: Optional[ClientTls] = None) -> socket.socket:
+    def connect(self, deadline: float, tls: Optional[ClientTls] = None) -> TimedSocket:
         """Connect, and shake hands where that is asked for. Looking up a name has no time limit.
 
         Args:
-            timeout: seconds for each step, and for each later call of the socket.
+            deadline: monotonic seconds; it holds for the socket until that is given another one.
             tls: None for a plain connection.
 
         Raises:
             OSError: not reachable, or not to be trusted; `explain` makes a text of it.
         """
         context = tls.context() if tls is not None else None
-        if self.host is None:
-            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        else:
-            sock = socket.create_connection((self.host, self.port), timeout)
+        sock = self._connected(deadline)
+        if context is None or tls is None:
+            return sock
         try:
-            sock.settimeout(timeout)
-            if self.host is None:
-                sock.connect(self._text)
-            else:
-                _tune(sock)
-            if context is not None and tls is not None:
-                sock = context.wrap_socket(sock, server_hostname=tls.server_name or self.host)
+            sock._hurry()
+            name = tls.server_name or self.host
+            secure = cast(TimedSocket, context.wrap_socket(sock, server_hostname=name))
         except BaseException:
             sock.close()
             raise
-        return sock
+        secure.deadline = deadline
+        return secure
+
+    def _connected(self, deadline: float) -> TimedSocket:
+        """A connection to the first of its addresses that answers; each has its share of the time,
+        so that one that swallows everything does not keep the next one from being tried."""
+        if self.host is None:
+            return _connect(socket.AF_UNIX, self._text, deadline, 1)
+        found = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
+        for left, (family, _, _, _, place) in zip(range(len(found), 0, -1), found):
+            try:
+                sock = _connect(family, place, deadline, left)
+            except OSError:
+                if left == 1:
+                    raise
+            else:
+                _tune(sock)
+                return sock
+        raise AssertionError("a name that is found has an address")
+
+
+def _connect(family: int, place: Any, deadline: float, share: int) -> TimedSocket:
+    sock = TimedSocket(family, socket.SOCK_STREAM)
+    sock.deadline = deadline
+    try:
+        sock._hurry(share)
+        sock.connect(place)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _tune(sock: socket.socket) -> None:

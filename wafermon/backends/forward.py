@@ -10,11 +10,19 @@ import socket
 import time
 from typing import Any, Optional
 
-from wafermon.backends.dial import Address, ClientTls, explain, has_ended, read_secret
+from wafermon.backends.dial import (
+    Address,
+    ClientTls,
+    TimedSocket,
+    explain,
+    has_ended,
+    read_secret,
+)
 from wafermon.delivery.backend import Backend
 from wafermon.delivery.journal import DISK, MEMORY
 from wafermon.errors import PermanentError, RetryableError
 from wafermon.message import HELLO, MAX_FRAME_BYTES, MAX_NAME_CHARS, VERSION, Batch, is_name
+from wafermon.observe import Family, family
 
 log = logging.getLogger("wafermon.forward")
 
@@ -47,7 +55,8 @@ class ForwardBackend(Backend):
         tls: for a TLS connection; None for a plain one.
         secret_file: holds the secret that the other side asks for; read at each connection.
         src: names this link in the session; `wafermon.forward/<host>` when not given.
-        timeout: seconds without progress, in connecting, sending or waiting for a receipt.
+        timeout: seconds for opening a connection and its session, for each 64 KiB of a batch, and
+            for each receipt that tells something new.
         host: what to put into the default of `src`; the host's own name when not given.
 
     Attributes:
@@ -87,7 +96,9 @@ class ForwardBackend(Backend):
         self._secret_file = secret_file
         self._timeout = timeout
         self._session = secrets.token_hex(16)
-        self._sock: Optional[socket.socket] = None
+        self._next_src = self.src
+        self._sock: Optional[TimedSocket] = None
+        self._outdated = False  # the connection was opened by other settings
         self._received = b""  # of a line that is not complete
         self._level = DISK
         #: The batch at hand outlives a failed write, and so do its frames and their numbers.
@@ -116,6 +127,8 @@ class ForwardBackend(Backend):
         if not len(batch):
             return
         if batch is not self._batch:
+            if self.src != self._next_src:
+                self._begin_session()
             self._frames = self._numbered(batch, self._last + 1)
             self._last += len(batch)
             self._batch = batch
@@ -123,6 +136,7 @@ class ForwardBackend(Backend):
         try:
             self._send(sock)
             while self._held < self._last:
+                sock.deadline = time.monotonic() + self._timeout
                 self._wait(sock, "ack")
         except (OSError, ValueError) as error:
             raise self._failed(error) from error
@@ -136,15 +150,42 @@ class ForwardBackend(Backend):
             self._sock.close()
         self._sock, self._received = None, b""
 
-    def _connection(self) -> socket.socket:
+    def follow(self, other: Backend) -> None:
+        """As `Backend.follow`, for a link to the same address: its session and its numbers stay, so
+        that the batch at hand is not doubled. A session belongs to its `src`: another one counts
+        from the next batch on, in a session of its own."""
+        if isinstance(other, ForwardBackend):
+            self._tls, self._secret_file = other._tls, other._secret_file
+            self._timeout, self._next_src = other._timeout, other.src
+            self._outdated = True
+
+    def collect(self, name: str) -> list[Family]:
+        """As `Backend.collect`."""
+        return [
+            family(
+                "sidecar_forward_in_memory_total",
+                "counter",
+                "Messages that the next sidecar acknowledged as being in its memory only.",
+                {name: self.in_memory},
+                "backend",
+            )
+        ]
+
+    def _begin_session(self) -> None:
+        self.close()
+        self.src, self._session = self._next_src, secrets.token_hex(16)
+
+    def _connection(self) -> TimedSocket:
         """The connection with its session open; a new one where there is none any more."""
-        if self._sock is not None and has_ended(self._sock):
+        if self._sock is not None and (self._outdated or has_ended(self._sock)):
             self.close()  # between two batches, a restart of the other side is no outage
         if self._sock is not None:
             return self._sock
+        self._outdated = False
+        deadline = time.monotonic() + self._timeout
         try:
             hello = self._hello()
-            self._sock = sock = self._address.connect(self._timeout, self._tls)
+            self._sock = sock = self._address.connect(deadline, self._tls)
             sock.sendall(hello)
             self._wait(sock, "welcome")
         except (OSError, ValueError) as error:
@@ -192,21 +233,21 @@ class ForwardBackend(Backend):
 
     # -- the wire ------------------------------------------------------------------------------
 
-    def _send(self, sock: socket.socket) -> None:
+    def _send(self, sock: TimedSocket) -> None:
         """Send what the other side does not hold yet of the batch at hand."""
         held = max(0, len(self._frames) - (self._last - self._held))
         rest = memoryview(b"".join(self._frames[held:]))
         while rest:
-            # Each slice has the whole time: a timeout is about a peer that has stopped reading.
+            # Each slice has the whole time: a slow line is no fault, and what arrived is held.
+            sock.deadline = time.monotonic() + self._timeout
             sock.sendall(rest[:_SLICE_BYTES])
             rest = rest[_SLICE_BYTES:]
 
-    def _wait(self, sock: socket.socket, kind: str) -> None:
+    def _wait(self, sock: TimedSocket, kind: str) -> None:
         """Wait for the welcome, or for a receipt that tells something new."""
-        deadline = time.monotonic() + self._timeout
         before = self._held
         while True:
-            answer = _parsed(self._line(sock, deadline))
+            answer = _parsed(self._line(sock))
             if answer.get("type") == "error":
                 raise ValueError(self._refusal(answer.get("reason")))
             if answer.get("type") != kind:
@@ -227,23 +268,21 @@ class ForwardBackend(Backend):
             raise ValueError(_NO_SIDECAR)
         if q > self._last:
             # It would take all that comes for duplicates.
-            self._session = secrets.token_hex(16)
+            self._begin_session()
             raise ValueError(f"it holds number {q} of a session that has come to {self._last}")
         self._held = q
         if level != self._level:
             self._level = level
             log.warning("%s: what it acknowledges is in its %s from now on", self._address, level)
 
-    def _line(self, sock: socket.socket, deadline: float) -> bytes:
+    def _line(self, sock: TimedSocket) -> bytes:
         while b"\n" not in self._received:
             if len(self._received) > _MAX_LINE_BYTES:
                 raise ValueError(_NO_SIDECAR)
-            sock.settimeout(max(0.001, deadline - time.monotonic()))
             data = sock.recv(_SLICE_BYTES)
             if not data:
                 raise ValueError("it closed the connection")
             self._received += data
-        sock.settimeout(self._timeout)
         line, _, self._received = self._received.partition(b"\n")
         return line
 

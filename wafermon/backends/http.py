@@ -12,7 +12,15 @@ from collections.abc import Mapping
 from typing import Callable, Optional
 
 from wafermon import __version__
-from wafermon.backends.dial import Address, ClientTls, explain, has_ended, read_secret, shown
+from wafermon.backends.dial import (
+    Address,
+    ClientTls,
+    TimedSocket,
+    explain,
+    has_ended,
+    read_secret,
+    shown,
+)
 from wafermon.backends.retry_after import retry_after
 from wafermon.delivery.backend import Backend
 from wafermon.errors import PermanentError, RetryableError
@@ -56,7 +64,7 @@ class HttpBackend(Backend):
         gzip: compress the body, 15 us a KB.
         headers: to be sent along; their values are never shown.
         token_file: holds a bearer token; read at each batch, so a new one counts at once.
-        timeout: seconds without progress, in connecting, sending or waiting for the answer.
+        timeout: seconds for a whole request, connecting and its answer included.
         tls: what to trust and what to show, for `https://`; the system's authorities otherwise.
         clock: Unix seconds, for dates in `Retry-After`.
 
@@ -108,7 +116,7 @@ class HttpBackend(Backend):
             **({"content-encoding": "gzip"} if gzip else {}),
             **{name.lower(): value for name, value in (headers or {}).items()},
         }
-        self._connection: Optional[http.client.HTTPConnection] = None
+        self._connection: Optional[_Connection] = None
 
     def open(self) -> None:
         """Connect, to show a fault early; nothing where that is done.
@@ -117,7 +125,7 @@ class HttpBackend(Backend):
             RetryableError: not reachable, or not to be trusted.
         """
         try:
-            self._connected()
+            self._connected(time.monotonic() + self._timeout)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -138,6 +146,11 @@ class HttpBackend(Backend):
             raise self._failed(error) from error
         if not 200 <= response.status < 300:
             raise self._refused(response, self._words(answer, token))
+
+    def follow(self, other: Backend) -> None:
+        """As `Backend.follow`."""
+        if isinstance(other, HttpBackend):
+            self._timeout = other._timeout
 
     def close(self) -> None:
         """Disconnect."""
@@ -176,32 +189,33 @@ class HttpBackend(Backend):
             raw = b"[" + raw[:-1].replace(b"\n", b",") + b"]"
         return gzip_format.compress(raw, 6, mtime=0) if self._gzip else raw
 
-    def _connected(self) -> http.client.HTTPConnection:
-        """A connection that can be used: the last one, or a new one."""
-        connection = self._connection
-        if connection is not None and (connection.sock is None or has_ended(connection.sock)):
-            self.close()
-        if self._connection is None:
-            sock = self._address.connect(self._timeout, self._tls)
-            self._connection = http.client.HTTPConnection(str(self._address.host))
-            self._connection.auto_open = 0  # it would connect without TLS
-            self._connection.sock = sock
-        return self._connection
+    def _connected(self, deadline: float) -> _Connection:
+        """A connection that can be used until then: the last one, or a new one."""
+        known = self._connection
+        if known is not None and known.sock is not None and not has_ended(known.sock):
+            known.sock.deadline = deadline
+            return known
+        self.close()
+        sock = self._address.connect(deadline, self._tls)
+        self._connection = connection = _Connection(str(self._address.host))
+        connection.sock = sock
+        return connection
 
     def _post(self, body: bytes, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         """Send a request; once more where the server closed an old connection just then."""
+        deadline = time.monotonic() + self._timeout
         known = self._connection
-        connection = self._connected()
+        connection = self._connected(deadline)
         try:
             return self._exchange(connection, body, headers)
         except ConnectionError:
             if connection is not known:
                 raise
             self.close()
-        return self._exchange(self._connected(), body, headers)
+        return self._exchange(self._connected(deadline), body, headers)
 
     def _exchange(
-        self, connection: http.client.HTTPConnection, body: bytes, headers: Mapping[str, str]
+        self, connection: _Connection, body: bytes, headers: Mapping[str, str]
     ) -> http.client.HTTPResponse:
         try:
             connection.request("POST", self._target, body, dict(headers))
@@ -246,6 +260,11 @@ class HttpBackend(Backend):
             wait = retry_after(response.headers.get("Retry-After"), self._clock())
             return RetryableError(text, wait)
         return PermanentError(text)
+
+
+class _Connection(http.client.HTTPConnection):
+    sock: Optional[TimedSocket]
+    auto_open = 0  # it would connect without TLS
 
 
 def _split(url: str) -> urllib.parse.SplitResult:

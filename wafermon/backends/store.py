@@ -138,13 +138,12 @@ class StoreBackend(Backend):
             entries = _entries(batch)
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise PermanentError(f"not an accepted frame: {error!r}") from error
-        db = self._opened()
+        db = self._here()
         with self._errors():
             self._unlooked += len(batch.raw)
             if self._unlooked >= _LOOK_EVERY_BYTES:
                 self._unlooked = 0
                 # Before the batch: were it after, an error would store the batch twice.
-                db = self._here()
                 self._retain(db)
             with transaction(db):
                 self._insert(db, batch, entries)
@@ -176,7 +175,8 @@ class StoreBackend(Backend):
         return db
 
     def _here(self) -> sqlite3.Connection:
-        """The connection, anew when somebody deleted or replaced the file under it."""
+        """The connection, anew when somebody deleted or replaced the file under it; a look, 2 us,
+        as SQLite would go on writing to what has no name."""
         db = self._opened()
         if _identity(self.path) != self._identity:
             _log.warning("%s was deleted or replaced: beginning anew", self.path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -11,10 +12,14 @@ from typing import Optional
 
 from wafermon.delivery import DeadLetters, Pipeline, Route, Slots
 from wafermon.sidecar import build
-from wafermon.sidecar.schema import Config
+from wafermon.sidecar.schema import Backend, Config, Delivery, Forward
 
 log = logging.getLogger("wafermon.sidecar")
 
+#: What belongs to queue and route, and not to the backend.
+_OF_ROUTE = {field.name for field in dataclasses.fields(Delivery)}
+#: What a link to another sidecar takes up, beside that, with the session that it has.
+_OF_LINK = {"tls", "secret_file", "src"}
 #: How often a wait for writes looks whether it is cut short.
 _LOOK_SECONDS = 0.05
 
@@ -22,9 +27,11 @@ _LOOK_SECONDS = 0.05
 class Exchange:
     """Build the routes of a configuration beside the old ones, then put them in their place.
 
-    A backend whose settings are equal keeps its route: object, queue, thread. One that changed has
-    a new route that takes over queue and counts, once the old one has made the write at hand. One
-    that is gone delivers what it has in the background. Two routes never write to one path: the
+    A backend whose settings are equal keeps its route: object, queue, thread. So does one where
+    only that changed which it can take up with a batch at hand: what belongs to queue and route,
+    and all but the address of a link to another sidecar. One that changed otherwise has a new route
+    that takes over queue and counts, once the old one has made the write at hand. One that is gone
+    delivers what it has in the background. Two routes never write to one path: the
     later one waits until the earlier one has closed it.
 
     Args:
@@ -55,20 +62,17 @@ class Exchange:
         self._fresh = build.routes(new, dead_letters.refused, pipeline.journal, slots)
         self._router = build.router(new)
         common = self._fresh.keys() & self._before.keys()
-        self._kept = {name for name in common if self._is_equal(name)}
+        self._equal = {name for name in common if old.backends[name] == new.backends[name]}
+        self._kept = {
+            name for name in common if _goes_on(old.backends[name], new.backends[name])
+        }
         self._changed = common - self._kept
         self._gone: list[Route] = []
 
-    def _is_equal(self, name: str) -> bool:
-        old, new = self._old, self._new
-        return old.backends[name] == new.backends[name] and (
-            old.sidecar.buffers == new.sidecar.buffers
-        )
-
     def __str__(self) -> str:
         groups = {
-            "unchanged": self._kept,
-            "changed": self._changed,
+            "unchanged": self._equal,
+            "changed": self._before.keys() & self._fresh.keys() - self._equal,
             "added": self._fresh.keys() - self._before.keys(),
             "removed": self._before.keys() - self._fresh.keys(),
         }
@@ -95,7 +99,9 @@ class Exchange:
 
     def swap(self) -> None:
         """Route by the new configuration from the next batch on."""
-        for name in self._kept:
+        for name in self._kept - self._equal:
+            self._before[name].follow(self._fresh[name])
+        for name in self._equal:  # bounds that all share, and the routing
             self._before[name].queue.follow(self._fresh[name].queue)
         if self._old.sidecar.buffers.rate_limit != self._new.sidecar.buffers.rate_limit:
             self._pipeline.rate_limit = build.rate_limit(self._new)
@@ -115,6 +121,15 @@ class Exchange:
         for route in self._gone:
             drain = functools.partial(self._pipeline.retire, route, timeout)
             threading.Thread(target=drain, name=f"drain-{route.name}", daemon=True).start()
+
+
+def _goes_on(old: Backend, new: Backend) -> bool:
+    """Whether a backend can take up other settings as it runs."""
+    if type(old) is not type(new):
+        return False
+    live = _OF_ROUTE | _OF_LINK if isinstance(new, Forward) else _OF_ROUTE
+    names = {field.name for field in dataclasses.fields(new)} - live
+    return all(getattr(old, name) == getattr(new, name) for name in names)
 
 
 def _share(one: Route, other: Route) -> bool:
