@@ -360,7 +360,7 @@ class _Sender:
         self.ring()
 
     def join(self) -> int:
-        """Wait until `finish` is done or its time is up; returns what was left over."""
+        """Wait until `finish` is done or its time is up; tells how many messages are not safe."""
         if self.state == CLOSED or get_ident() == self.ident:
             return 0
         if self.thread is None:
@@ -382,7 +382,7 @@ class _Sender:
             self.window.clear()
             self.goodbye = b""
             self.happen("closed")
-        return left
+            return self.dropped if self.receipts else left
 
     def left(self) -> int:
         with self.lock:
@@ -954,8 +954,8 @@ class Client:
                 forked child, never do.
 
         Returns:
-            How many messages were not acknowledged (handed to the kernel, with delivery "send");
-            they count as dropped. With 0 all that were not dropped before are safe.
+            How many messages were not acknowledged, those that a full buffer dropped before among
+            them: 0 says that all are safe. With delivery "send": how many were left over now.
         """
         self._sender.finish(self._sender.close_timeout if timeout is None else timeout, goodbye)
         return self._sender.join()

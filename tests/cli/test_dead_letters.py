@@ -1,11 +1,13 @@
 """`wafermon dead-letters`: what it shows, and what it sends again."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 
 import pytest
+from certificates import authority
 from support import ROOT, eventually
 
 from wafermon.cli import main
@@ -90,3 +92,35 @@ def test_replay_to_nobody_says_so(capsys, folder):
     assert main(["dead-letters", "replay", "--data", str(folder), "--tcp", f"127.0.0.1:{port}"]) == 1
     said = capsys.readouterr()
     assert said.out.startswith("0 of 1 sent again") and "refused" in said.err
+
+
+def test_replay_over_tls_with_a_secret(start_sidecar, folder, tmp_path):
+    """By the same variables as `send`; without them it says what is missing."""
+    cert, key = authority().issue()
+    secret = tmp_path / "secret"
+    secret.write_text("sesame")
+    secret.chmod(0o600)
+    sidecar = start_sidecar(config={
+        "sidecar": {"data_dir": str(folder / "data"), "health": {"metrics_port": 0},
+                    "tcp": {"port": 0, "tls": {"cert": cert, "key": key},
+                            "auth": {"secret_file": str(secret)}}},
+        "backends": {"out": {"type": "file", "path": str(folder / "out.jsonl")}},
+    })  # fmt: skip
+    guarded = {"MONITORING_SECRET": "sesame", "MONITORING_TLS_CA": authority().path}
+
+    def replay(env):
+        return subprocess.run(
+            [sys.executable, "-m", "wafermon", "dead-letters", "replay", "--data", str(folder),
+             "--tcp", sidecar.ready["tcp"]], cwd=ROOT, env={**os.environ, **env},
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+
+    done = replay({**guarded, "MONITORING_SECRET": "wrong"})
+    assert done.returncode == 1 and '"reason":"auth"' in done.stderr
+    done = replay(guarded)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "1 of 1 sent again, 2 skipped as no valid frames\n"
+    eventually(lambda: (folder / "out.jsonl").exists()
+               and (folder / "out.jsonl").read_bytes().count(b"\n") == 1)
+    done = replay({**guarded, "MONITORING_TLS_CA": authority().issue()[0]})
+    assert done.returncode == 1 and "CERTIFICATE_VERIFY_FAILED" in done.stderr

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 
 import pytest
 from support import ROOT, eventually
@@ -230,6 +232,42 @@ def test_who_stays_who_is_new_and_who_goes(running, tmp_path):
     assert lines(tmp_path / "comes.jsonl") == frames(10, first=11), "from then on, not before"
 
 
+ROUTE_SETTINGS = {
+    "buffer": {"max_messages": 7, "when_full": "drop_newest"}, "retry": {"max": 3},
+    "breaker": {"failures": 9}, "timeout": 7, "dead_letter": False,
+}
+
+
+@pytest.mark.parametrize("key", ROUTE_SETTINGS)
+def test_what_is_not_the_backends_own_changes_in_place(running, tmp_path, key):
+    """The batch at hand, and what the backend knows of it, stays with its object."""
+    file = {"type": "file", "path": str(tmp_path / "a.jsonl")}
+    sidecar = running(document(tmp_path, a=file))
+    route = sidecar.pipeline.routes["a"]
+    backend = route.backend
+    submit(sidecar, *frames(10))
+    assert sidecar.reload(parse(document(tmp_path, a={**file, key: ROUTE_SETTINGS[key]})))
+    assert sidecar.pipeline.routes["a"] is route and route.backend is backend
+    queue = route.queue
+    assert {"buffer": (queue.max_messages, queue.when_full) == (7, "drop_newest"),
+            "retry": route._retry.maximum == 3, "breaker": route.breaker._limit == 9,
+            "timeout": route._timeout == 7, "dead_letter": route._dead_letter is None}[key]
+    submit(sidecar, *frames(5, first=11))
+    sidecar.stop(10)
+    assert lines(tmp_path / "a.jsonl") == frames(15)
+
+
+def test_the_bounds_that_all_share_change_in_place(running, tmp_path):
+    sidecar = running(document(tmp_path, "a", "b"))
+    before = dict(sidecar.pipeline.routes)
+    buffers = {"max_queue_size": 11, "per_source_buffer": 7, "flush_interval": 2, "flush_batch_size": 5}
+    sidecar.reload(parse(document(tmp_path, "a", "b", sidecar={"buffers": buffers})))
+    assert sidecar.pipeline.routes == before
+    for route in before.values():
+        queue = route.queue
+        assert (queue.max_messages, queue._per_source, queue._flush_seconds, queue._flush_messages) == (11, 7, 2, 5)
+
+
 def test_the_same_config_changes_nothing(running, tmp_path):
     sidecar = running(document(tmp_path, "a"))
     routes = sidecar.pipeline.routes
@@ -369,7 +407,7 @@ def test_the_rest_of_a_backend_that_is_gone_waits_for_its_return(running, tmp_pa
     submit(sidecar, *frames(10))
     sidecar.reload(parse(document(tmp_path, "good", sidecar=on)))
     eventually(lambda: not sidecar.pipeline.retired)
-    assert sidecar.pipeline.orphaned == {"kept": 10, "lost": 0}
+    assert sidecar.pipeline.orphaned == {"kept": 10, "lost": 0, "given_up": 0}
     (tmp_path / "blocked").unlink()
     sidecar.stop(10)
     sidecar = running(document(tmp_path, "good", sidecar=on))
@@ -380,13 +418,43 @@ def test_the_rest_of_a_backend_that_is_gone_waits_for_its_return(running, tmp_pa
     assert not sidecar.journal.cursors, "it is nobody's any more"
 
 
+def test_the_rest_of_a_backend_that_is_gone_is_given_up_when_the_journal_is_half_full(
+    running, tmp_path, caplog
+):
+    """It holds back what the others have got; before these have to wait for it, it goes."""
+    on = {"shutdown_timeout": 0.1, "journal": {"max_bytes": 1_000_000}}
+    sidecar = running(document(tmp_path, "good", sidecar=on, dead=blocked(tmp_path)))
+    submit(sidecar, *frames(10))
+    sidecar.reload(parse(document(tmp_path, "good", sidecar=on)))
+    eventually(lambda: not sidecar.pipeline.retired)
+    journal, sent = sidecar.journal, 10
+    while list(journal.cursors) == ["dead"]:
+        held = journal.bytes
+        submit(sidecar, *frames(50, first=sent + 1, pad="x" * 1000))
+        sent += 50
+        eventually(lambda h=held: journal.bytes != h, "a commit")
+        assert sent < 1000, "it goes at half of the bound"
+    assert sent > 300
+    assert "the journal is half full: what it kept for dead is given up" in caplog.text
+    assert sidecar.pipeline.orphaned == {"kept": 10, "lost": 0, "given_up": 10}
+    eventually(lambda: lines(tmp_path / "good.jsonl") == [
+        *frames(10), *(f for n in range(11, sent, 50) for f in frames(50, first=n, pad="x" * 1000))])
+    submit(sidecar, frame(sent + 1))  # a commit more: it takes what is done
+    eventually(lambda: journal.bytes < 100_000, "room")
+    (tmp_path / "blocked").unlink()
+    sidecar.reload(parse(document(tmp_path, "good", sidecar=on, dead={
+        "type": "file", "path": str(tmp_path / "blocked" / "x.jsonl")})))
+    submit(sidecar, frame(sent + 2))
+    eventually(lambda: lines(tmp_path / "blocked" / "x.jsonl") == [frame(sent + 2)], "from now on")
+
+
 def test_without_a_journal_the_rest_is_lost_and_counted(running, tmp_path, caplog):
     on = {"journal": {"enabled": False}, "shutdown_timeout": 0.1}
     sidecar = running(document(tmp_path, "good", sidecar=on, dead=blocked(tmp_path)))
     submit(sidecar, *frames(10))
     sidecar.reload(parse(document(tmp_path, "good", sidecar=on)))
     eventually(lambda: not sidecar.pipeline.retired)
-    assert sidecar.pipeline.orphaned == {"kept": 0, "lost": 10}
+    assert sidecar.pipeline.orphaned == {"kept": 0, "lost": 10, "given_up": 0}
     assert "dead: 10 messages" in caplog.text
     assert sidecar.stop(10) == 0, "they were counted when they were lost"
 
@@ -402,7 +470,7 @@ def test_a_backend_that_comes_back_while_it_drains_takes_over(running, tmp_path,
     sidecar.reload(parse(document(tmp_path, "good", "dead", sidecar=on)))
     assert not sidecar.pipeline.retired
     eventually(lambda: lines(tmp_path / "dead.jsonl") == frames(10))
-    assert sidecar.pipeline.orphaned == {"kept": 0, "lost": 0}
+    assert sidecar.pipeline.orphaned == {"kept": 0, "lost": 0, "given_up": 0}
 
 
 # -- a process ---------------------------------------------------------------------------------
@@ -455,6 +523,39 @@ class Sender(threading.Thread):
 def numbers(path, source):
     found = map(json.loads, lines(path))
     return [message["ts"] % 10_000_000 for message in found if message["src"] == source]
+
+
+@pytest.mark.parametrize("change", ["retry", "buffers", "timeout", "secret_file", "src", "address"])
+def test_a_batch_at_hand_of_a_link_is_not_doubled(start_sidecar, tmp_path, change):
+    """The next sidecar is stopped with frames that it has not acknowledged, and goes on after the
+    reload. Only another address is another place, which gets them all again."""
+    def chain(settings, **sidecar):
+        link = {"type": "forward", "address": receiver.ready["unix"], "timeout": 1, "retry": {"max": 0.1}}
+        return document(tmp_path / "sender", sidecar=sidecar, on={**link, **settings})
+
+    for name in ("sender", "receiver"):
+        (tmp_path / name).mkdir()
+    receiver = start_sidecar(config=document(tmp_path / "receiver", "out"))
+    reloaded = Reloaded(start_sidecar, chain({}))
+    sender = reloaded.sidecar
+    sender.send(b"".join(frames(10)))
+    eventually(lambda: sender.total("sidecar_backend_messages_total", outcome="delivered") == 10)
+    receiver.process.send_signal(signal.SIGSTOP)
+    sender.send(b"".join(frames(100, first=11)))
+    eventually(lambda: sender.total("sidecar_backend_retries_total"))
+    sender.send(b"".join(frames(10, first=111)))
+    (tmp_path / "secret").write_text("sesame-of-the-fab")
+    settings = {"retry": {"max": 0.2}, "timeout": 20, "secret_file": str(tmp_path / "secret"),
+                "src": "link-of-fab7", "address": f"127.0.0.1:{receiver.tcp[1]}"}
+    sidecar = {"buffers": {"flush_interval": 2}} if change == "buffers" else {}
+    reloaded.write(chain({change: settings[change]} if change in settings else {}, **sidecar))
+    assert reloaded.hup()["ok"] == 1
+    receiver.process.send_signal(signal.SIGCONT)
+    eventually(lambda: sender.total("sidecar_backend_messages_total", outcome="delivered") == 120)
+    assert sender.stop()[0] == receiver.stop()[0] == 0
+    got = sorted(json.loads(line)["ts"] % 10_000 for line in lines(tmp_path / "receiver" / "out.jsonl"))
+    assert sorted(set(got)) == list(range(1, 121))
+    assert (len(got) > 120) == (change == "address")
 
 
 @JOURNAL
@@ -581,29 +682,74 @@ def test_a_storm_of_signals(start_sidecar, tmp_path):
     assert status == 0 and "a second signal" not in err
 
 
-def test_a_hangup_before_it_is_ready(tmp_path):
-    """It is noted from the moment that it is caught, and does not end the process."""
-    ready = tmp_path / "ready.json"
-    command = [sys.executable, "-m", "wafermon", "run", "--data", str(tmp_path / "data"),
-               "--tcp", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file", str(ready)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE)
+#: `wafermon` that sends itself a signal at each import but those that holding signals takes.
+HURRIED = """
+import os, runpy, sys
 
-    def catches():
-        with open(f"/proc/{process.pid}/status") as status:
-            mask = next(line.split()[1] for line in status if line.startswith("SigCgt"))
-        return int(mask, 16) >> (signal.SIGHUP - 1) & 1
+number = int(sys.argv.pop(1))
+sent = []
 
-    try:
-        eventually(catches)
-        for _ in range(20):
-            process.send_signal(signal.SIGHUP)
-        eventually(ready.exists)
-        process.terminate()
-        _, err = process.communicate(timeout=30)
-    finally:
+class Meanwhile:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("wafermon.") and name not in ("wafermon.__main__", "wafermon.cli", "wafermon.cli.signals"):
+            sent.append(name)
+            os.kill(os.getpid(), number)
+
+sys.meta_path.insert(0, Meanwhile())
+try:
+    runpy.run_module("wafermon", run_name="__main__", alter_sys=True)
+finally:
+    assert len(sent) > 50, sent
+"""
+
+
+@pytest.fixture
+def hurried(tmp_path):
+    """Start one that sends itself a signal; the process, and its ready file."""
+    started = []
+
+    def start(number):
+        ready = tmp_path / "ready.json"
+        command = [sys.executable, "-c", HURRIED, str(int(number)), "run", "--data", str(tmp_path / "data"),
+                   "--tcp", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file", str(ready)]
+        started.append(subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True))
+        return started[0], ready
+
+    yield start
+    for process in started:
         process.kill()
-        process.wait()
+        process.communicate()
+
+
+def test_hangups_from_the_first_line_to_the_last(hurried):
+    """None ends it, all before it is ready make one reload, and none drowns the SIGTERM."""
+    process, ready = hurried(signal.SIGHUP)
+    eventually(lambda: ready.exists() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()
+    admin = json.loads(ready.read_text())["admin"]
+
+    def reloads():
+        with urllib.request.urlopen(f"http://{admin}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        return sum(map(int, re.findall(r"^sidecar_config_reloads_total\S* (\d+)$", text, re.M)))
+
+    assert eventually(reloads) == 1
+    for _ in range(5000):
+        process.send_signal(signal.SIGHUP)
+    process.terminate()
+    eventually(lambda: [process.send_signal(signal.SIGHUP) for _ in range(1000)] and process.poll() is not None)
+    _, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
+    assert "SIGTERM, stopping" in err and "a second signal" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_before_it_is_ready(hurried, number):
+    process, ready = hurried(number)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert f"{number.name}, stopping" in err and "a second signal" not in err
+    assert not ready.exists()
 
 
 def test_options_stay_on_top(start_sidecar, tmp_path):

@@ -336,7 +336,7 @@ def test_a_frame_that_nests_as_deep_as_the_parser_takes_stops_nobody(sidecar):
 
 
 def test_a_stop_tells_of_senders_that_it_had_to_cut_off(start_sidecar, tmp_path):
-    config = dead_config(tmp_path, shutdown_timeout=0.4, buffers={"max_queue_size": 10},
+    config = dead_config(tmp_path, shutdown_timeout=1.5, buffers={"max_queue_size": 10},
                          journal={"enabled": False})
     sidecar = start_sidecar(config=config)
     with sidecar.connect() as sock:

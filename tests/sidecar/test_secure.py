@@ -67,6 +67,19 @@ def test_what_others_can_reach_is_guarded(host):
         assert [f.partition(":")[0] for f in faults(more)] == ["sidecar.tcp.auth"]
 
 
+def test_who_reads_is_guarded_as_who_writes():
+    def health(host, **more):
+        return parse({"sidecar": {"health": {"host": host, **more}}}, {})
+
+    for host in ("127.0.0.1", "::1", "localhost"):
+        assert health(host)
+    for host in ("0.0.0.0", "::", "192.0.2.7", "sidecar.fab.example"):
+        with pytest.raises(ConfigError, match="sidecar.health.insecure: true") as caught:
+            health(host)
+        assert [f.partition(":")[0] for f in caught.value.faults] == ["sidecar.health.host"]
+        assert health(host, insecure=True)
+
+
 def test_what_is_required():
     assert faults({"tls": {"key": "k"}, "auth": {}}, {"auth": {"timeout": 0}}) == [
         "sidecar.tcp.tls.cert: missing, expected a path",

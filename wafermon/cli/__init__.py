@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from typing import Optional
 
-from wafermon.cli import dead_letters, demo, journal, query, run, send, tail, validate, version
+from wafermon.cli.signals import hold
 
-COMMANDS = {
-    "run": run,
-    "demo": demo,
-    "validate": validate,
-    "send": send,
-    "query": query,
-    "tail": tail,
-    "journal": journal,
-    "dead-letters": dead_letters,
-    "version": version,
-}
+#: Imported by `parser` and not before: `main` has something to do first.
+COMMANDS = (
+    "run", "demo", "validate", "send", "query", "tail", "journal", "dead-letters", "version"
+)  # fmt: skip
 
 EPILOG = """\
 examples:
@@ -39,7 +33,8 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
-    for name, module in COMMANDS.items():
+    for name in COMMANDS:
+        module = importlib.import_module(f"wafermon.cli.{name.replace('-', '_')}")
         about = (module.__doc__ or "").split("\n")[0]
         command = commands.add_parser(
             name,
@@ -62,8 +57,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     Returns:
         The exit status: 0, 1 for a failure, 2 for a wrong use, 78 for a bad configuration.
     """
+    words = sys.argv[1:] if arguments is None else arguments
+    if words and words[0] == "run":
+        hold()
     top = parser()
-    options, rest = top.parse_known_args(arguments)
+    options, rest = top.parse_known_args(words)
     if options.command is None:
         top.print_help()
         return 2

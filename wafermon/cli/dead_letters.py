@@ -13,17 +13,18 @@ import glob
 import json
 import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
+from wafermon.backends.dial import Address, ClientTls, TimedSocket
 from wafermon.cli.lines import clipped, json_of, style_of, time_of, visible
 from wafermon.cli.query import DEFAULT_DATA
 from wafermon.cli.run import host_and_port
 from wafermon.flow.selection import parse_time
 from wafermon.message import Message
+from wafermon.net import TcpAddress
 from wafermon.wire import Decoder, encode
 
 EPILOG = """\
@@ -32,8 +33,8 @@ replay    send the original lines to a running sidecar, which routes them as eve
           backend of their route gets them. What is no valid frame is skipped. They stay in the
           file; a second replay sends them again.
 
-Where the sidecar is: --tcp or --unix, else sidecar.sock in --data. A listener that asks for a
-secret gets that of MONITORING_SECRET.
+Where the sidecar is: --tcp or --unix, else sidecar.sock in --data. MONITORING_SECRET and
+MONITORING_TLS_CA (a file of certificates) are for a listener that asks for them, as with `send`.
 
 exit status: 0; 1 where nothing can be read, or not all that could be sent was taken; 2 wrong use
 
@@ -177,20 +178,17 @@ def _replay(letters: collections.deque[Letter], options: argparse.Namespace) -> 
     return 0 if taken == len(messages) else 1
 
 
-def _connect(options: argparse.Namespace) -> socket.socket:
-    if options.tcp is not None:
-        return socket.create_connection(options.tcp, timeout=SILENCE_SECONDS)
-    sock = socket.socket(socket.AF_UNIX)
-    try:
-        sock.settimeout(SILENCE_SECONDS)
-        sock.connect(options.unix or os.path.join(options.data, "sidecar.sock"))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
+def _connect(options: argparse.Namespace) -> TimedSocket:
+    deadline = time.monotonic() + SILENCE_SECONDS
+    if options.tcp is None:
+        address = Address(options.unix or os.path.join(options.data, "sidecar.sock"))
+        return address.connect(deadline)
+    authorities = os.environ.get("MONITORING_TLS_CA")
+    address = Address(str(TcpAddress(*options.tcp)))
+    return address.connect(deadline, ClientTls(ca=authorities) if authorities else None)
 
 
-def _send(sock: socket.socket, messages: list[Message]) -> Iterator[int]:
+def _send(sock: TimedSocket, messages: list[Message]) -> Iterator[int]:
     """Send messages in a session of their own; yield how many the sidecar has, as it says so."""
     answers = sock.makefile("rb")
     sock.sendall(encode(_hello()))
@@ -200,10 +198,12 @@ def _send(sock: socket.socket, messages: list[Message]) -> Iterator[int]:
         chunk.append(encode({**message, "q": number}))  # in place of the number of another session
         size += len(chunk[-1])
         if size >= CHUNK_BYTES or number == len(messages):
+            sock.deadline = time.monotonic() + SILENCE_SECONDS
             sock.sendall(b"".join(chunk))
             chunk, size, held = [], 0, 0
             while held < number:
                 held = _answer(answers.readline(), "ack")
+                sock.deadline = time.monotonic() + SILENCE_SECONDS
                 yield held
 
 

@@ -18,14 +18,14 @@ import sys
 import threading
 from typing import Any, Optional
 
-from wafermon.errors import ConfigError, JournalError
+from wafermon.cli.signals import Signals
+from wafermon.errors import ConfigError
 from wafermon.net import Inherited
 from wafermon.sidecar import Config, Reloader, Sidecar, find_config, parse
 from wafermon.sidecar.formats import read_document
 from wafermon.sidecar.secrets import Credentials
 
 EX_CONFIG = 78
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 EPILOG = """\
 With no config it listens on TCP 127.0.0.1:17000 and on a Unix socket in the data folder, answers
@@ -78,39 +78,14 @@ def host_and_port(text: str) -> tuple[str, int]:
     return host.strip("[]") or "127.0.0.1", int(port)
 
 
-class _Signals:
-    """The signals of the process, one after the other.
-
-    The interpreter's C handler writes their numbers to a socket, on which the main thread waits. A
-    handler in Python would run once that thread is awake, and a `SimpleQueue` that it waits for is
-    not always woken: then the process hears no signal any more.
-    """
-
-    def __init__(self) -> None:
-        self._out, self._in = socket.socketpair()
-        self._in.setblocking(False)
-        signal.set_wakeup_fd(self._in.fileno(), warn_on_full_buffer=False)
-        for number in _SIGNALS:
-            signal.signal(number, lambda number, frame: None)
-
-    def put(self, number: int) -> None:
-        """Add a number, as a signal does. Any thread."""
-        self._in.send(bytes([number]))
-
-    def get(self, timeout: Optional[float] = None) -> int:
-        """The next one.
-
-        Raises:
-            socket.timeout: none came within so many seconds.
-        """
-        self._out.settimeout(timeout)
-        return self._out.recv(1)[0]
-
-
 def run(options: argparse.Namespace) -> int:
     """Start, wait for a signal, stop."""
     logging.basicConfig(stream=sys.stderr, format="wafermon: %(levelname)s: %(message)s")
-    signals = _Signals()
+    with contextlib.closing(Signals()) as signals:
+        return _run(options, signals)
+
+
+def _run(options: argparse.Namespace, signals: Signals) -> int:
     reloader = Reloader(lambda: configure(options), lambda: find_config(options.config, os.environ))
     try:
         sidecar = Sidecar(
@@ -125,8 +100,8 @@ def run(options: argparse.Namespace) -> int:
         for fault in error.faults:
             say(fault if path is None or path in fault else f"{path}: {fault}")
         return EX_CONFIG
-    except (OSError, JournalError) as error:
-        say(str(getattr(error, "strerror", None) or error))
+    except OSError as error:
+        say(error.strerror or str(error))
         return 1
     try:
         _write_ready(options.ready_file, sidecar.addresses())
@@ -181,7 +156,7 @@ def _put(document: dict[str, Any], key: str, value: Any) -> None:
 def _serve(
     sidecar: Sidecar,
     reloader: Reloader,
-    signals: _Signals,
+    signals: Signals,
     ready_file: Optional[str],
 ) -> int:
     at = "listening on tcp {tcp} and unix {unix}, admin http://{admin}"
@@ -221,7 +196,7 @@ def _reload(sidecar: Sidecar, config: Config, ready_file: Optional[str]) -> bool
     return differs
 
 
-def _stop(sidecar: Sidecar, signals: _Signals) -> int:
+def _stop(sidecar: Sidecar, signals: Signals) -> int:
     """Stop on a thread of its own, so that a second signal can cut it short."""
     lost = [0]
 

@@ -8,8 +8,10 @@ import secrets
 import sys
 from typing import Any
 
+from wafermon.cli.run import host_and_port
 from wafermon.client import Client
 from wafermon.message import ROUTED_TYPES
+from wafermon.net import TcpAddress
 
 EPILOG = """\
 KEY=VALUE makes the message's data: a VALUE that is JSON (a number, true, {...}) is taken as such,
@@ -37,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tid", help="trace id")
     parser.add_argument("--sid", help="span id")
     parser.add_argument("--pid", help="id of the parent span")
-    parser.add_argument("--tcp", metavar="HOST:PORT", help="sidecar's address")
+    parser.add_argument("--tcp", metavar="HOST:PORT", type=host_and_port, help="sidecar's address")
     parser.add_argument("--unix", metavar="PATH", help="sidecar's socket")
     parser.add_argument("--timeout", type=_seconds, default=2.0, help="seconds (default 2)")
     parser.add_argument("pairs", metavar="KEY=VALUE", nargs="*")
@@ -65,7 +67,9 @@ def run(options: argparse.Namespace) -> int:
         print(f"wafermon send: this cannot be sent: {reason}", file=sys.stderr)
         return 2
     if left:
-        where = options.unix or options.tcp or "the configured address (see --help)"
+        where = "the configured address (see --help)"
+        if options.unix or options.tcp:
+            where = options.unix or str(TcpAddress(*options.tcp))
         print(f"wafermon send: no sidecar acknowledged the message at {where}", file=sys.stderr)
         return 1
     return 0
@@ -89,10 +93,7 @@ def _ids(options: argparse.Namespace, traceparent: str) -> dict[str, str]:
 def _client(options: argparse.Namespace) -> Client:
     if options.tcp is None:
         return Client(options.src, unix=options.unix)
-    host, _, port = options.tcp.rpartition(":")
-    if not port.isdigit():
-        raise ValueError(f"expected HOST:PORT such as 127.0.0.1:17000, got {options.tcp!r}")
-    return Client(options.src, host=host.strip("[]") or "127.0.0.1", port=int(port))
+    return Client(options.src, host=options.tcp[0], port=options.tcp[1])
 
 
 def _data(options: argparse.Namespace) -> dict[str, Any]:

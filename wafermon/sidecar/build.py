@@ -22,6 +22,7 @@ from wafermon.delivery import (
     Backend,
     BatchQueue,
     Breaker,
+    DeadLetters,
     Journal,
     JournaledQueue,
     RateLimit,
@@ -126,8 +127,8 @@ def router(config: schema.Config) -> Router:
     )
 
 
-def journal(config: schema.Config) -> Optional[Journal]:
-    """The journal, not opened; None where it is off."""
+def journal(config: schema.Config, prepare: Callable[[], None]) -> Optional[Journal]:
+    """The journal, not opened; None where it is off. `prepare` makes its folder."""
     settings = config.sidecar.journal
     if not settings.enabled:
         return None
@@ -137,10 +138,16 @@ def journal(config: schema.Config) -> Optional[Journal]:
         drop_oldest=settings.when_full == "drop_oldest",
         sync=settings.sync,
         commit_interval=settings.commit_interval_ms / 1000,
+        prepare=prepare,
     )
 
 
-def queue(config: schema.Config, name: str, journal: Optional[Journal]) -> BatchQueue:
+def queue(
+    config: schema.Config,
+    name: str,
+    journal: Optional[Journal],
+    dead_letter: Optional[DeadLetter] = None,
+) -> BatchQueue:
     """The queue of one backend: each has its even share of the memory, so that a dead one cannot
     take what the others need."""
     buffers, buffer = config.sidecar.buffers, config.backends[name].buffer
@@ -157,12 +164,14 @@ def queue(config: schema.Config, name: str, journal: Optional[Journal]) -> Batch
         return BatchQueue(**bounds)
     # A router of its own: what is read back is routed on the delivery thread.
     reroute = functools.partial(part_for, router(config), name)
-    return JournaledQueue(journal, name, reroute, patience=LAG_AFTER_SECONDS, **bounds)
+    return JournaledQueue(
+        journal, name, reroute, patience=LAG_AFTER_SECONDS, dead_letter=dead_letter, **bounds
+    )
 
 
 def part_for(router: Router, name: str, batch: Batch) -> Batch:
-    """What one backend gets of a batch."""
-    parts = [part for backend, part in router.route(batch) if backend == name]
+    """What one backend gets of a batch, which was kept under another configuration perhaps."""
+    parts = [part for backend, part in router.route(router.clean(batch)) if backend == name]
     return Batch.join([part.packed() for part in parts]) if parts else Batch()
 
 
@@ -195,15 +204,16 @@ def _route(
 ) -> Route:
     settings = config.backends[name]
     retry, breaker = settings.retry, settings.breaker
+    dead_letter = dead_letter if settings.dead_letter else None
     return Route(
         name,
         backend,
-        queue=queue(config, name, journal),
+        queue=queue(config, name, journal, dead_letter),
         retry=Retry(retry.initial, retry.max, retry.give_up_after or None),
         breaker=Breaker(failures=breaker.failures, probe_after=breaker.probe_after),
         slots=slots,
         timeout=settings.timeout,
-        dead_letter=dead_letter if settings.dead_letter else None,
+        dead_letter=dead_letter,
     )
 
 
@@ -213,19 +223,20 @@ def rate_limit(config: schema.Config) -> Optional[RateLimit]:
     return RateLimit(settings.per_source, settings.burst) if settings.per_source else None
 
 
-def dead_letter_route(config: schema.Config) -> Route:
-    """Where dead letters go: a capped file in the data folder, and a queue that never waits.
+def dead_letters(config: schema.Config) -> DeadLetters:
+    """The dead letters, in a capped file in the data folder; synced where receipts promise that.
 
     Raises:
         ConfigError: the data folder's name cannot be used.
     """
     path = os.path.join(config.sidecar.data_dir, "dead-letters.jsonl")
+    journal = config.sidecar.journal
+    fsync = "batch" if journal.enabled and journal.sync == "full" else "never"
     try:
-        backend = FileBackend(path, rotate_bytes=DEAD_LETTER_FILE_BYTES, keep=1)
+        backend = FileBackend(path, rotate_bytes=DEAD_LETTER_FILE_BYTES, keep=1, fsync=fsync)
     except ValueError as error:
         raise ConfigError([f"sidecar.data_dir: {error}"]) from error
-    letters = BatchQueue(max_bytes=4 << 20, when_full="drop_newest")
-    return Route("dead-letters", backend, queue=letters)
+    return DeadLetters(backend)
 
 
 def check(config: schema.Config) -> None:
@@ -236,5 +247,5 @@ def check(config: schema.Config) -> None:
         ConfigError: with every fault.
     """
     routes(config)
-    dead_letter_route(config)
+    dead_letters(config)
     router(config)

@@ -250,7 +250,13 @@ def _dangling(config: Config) -> Iterator[str]:
 
 def _exposed(config: Config) -> Iterator[str]:
     """What may not be bound where others than this host can reach it."""
-    tcp = config.sidecar.tcp
+    tcp, health = config.sidecar.tcp, config.sidecar.health
+    if not (health.insecure or _is_loopback(health.host)):
+        yield (
+            f"sidecar.health.host: at {health.host} others than this host can read every message"
+            " (/tail): listen on 127.0.0.1, with a proxy that guards it where others need it, or"
+            " else set sidecar.health.insecure: true"
+        )
     if _is_loopback(tcp.host):
         return
     if tcp.auth is not None and tcp.tls is None:

@@ -20,6 +20,7 @@ log = logging.getLogger("wafermon.sidecar")
 RESTART = (
     "sidecar.data_dir",
     "sidecar.journal",
+    "sidecar.performance.processes",
     "sidecar.performance.worker_threads",
     "sidecar.health.host",
     "sidecar.health.metrics_port",

@@ -52,7 +52,7 @@ _SOURCE = Text(
     f".{{1,{MAX_NAME_CHARS}}}",
 )
 
-_FIELD = Text("a dotted path such as data.ctx.password", r"[^.]+(\.[^.]+)*")
+_FIELD = Text("a dotted path below data such as data.ctx.password", r"data(\.[^.]+)+")
 
 # What both listeners have.
 _MAX_CONNECTIONS = (
@@ -148,7 +148,9 @@ class Tcp:
     max_connections: int = setting(*_MAX_CONNECTIONS)
     read_timeout: float = setting(*_READ_TIMEOUT)
     idle_timeout: float = setting(*_IDLE_TIMEOUT)
-    keepalive: bool = setting(Flag(), True, "Let the kernel find peers that have vanished.")
+    keepalive: bool = setting(
+        Flag(), True, "Let the kernel find peers that have vanished, in 2 minutes."
+    )
     tls: Optional[Tls] = setting(Section(Tls), None, "The certificate; null = no TLS.")
     auth: Optional[Auth] = setting(*_AUTH)
     insecure: bool = setting(
@@ -222,7 +224,8 @@ class Journal:
     sync: str = setting(
         Choice("full", "normal"),
         "full",
-        "`full` survives a power failure, `normal` the death of the process only.",
+        "`full` survives a power failure, `normal` the death of the process only; then receipts say"
+        " `memory`.",
     )
     commit_interval_ms: float = setting(
         Number(0, 1_000), 5, "Time between two commits at the least.", "ms"
@@ -239,6 +242,12 @@ class Journal:
 class Performance:
     """How much of the host the sidecar may use."""
 
+    processes: int = setting(
+        Integer(1, 64),
+        1,
+        "How many share the decoding: the one that owns everything, and workers for the rest.",
+        "processes",
+    )
     worker_threads: int = setting(
         Integer(1, 1_000), 4, "How many backends are written to at once.", "threads"
     )
@@ -264,6 +273,11 @@ class Health:
         Seconds(0.1, _DAY),
         10,
         "How often the loop proves that it runs, and a deleted Unix socket is made anew.",
+    )
+    insecure: bool = setting(
+        Flag(),
+        False,
+        "Allow an address that is not loopback: whoever reaches it reads every message at `/tail`.",
     )
 
 
@@ -293,7 +307,8 @@ class Sidecar:
     redact: tuple[str, ...] = setting(
         Several(_FIELD),
         None,
-        "Values at these dotted paths are replaced by `[redacted]`, before anything is kept.",
+        "Values at these dotted paths, also in lists, are replaced by `[redacted]`, before anything"
+        " is kept; of a rejected frame that they do not fit just the size is.",
     )
     shutdown_timeout: float = setting(
         Seconds(0, 3_600), 10, "How long a stop may take to deliver what is queued."
@@ -352,7 +367,11 @@ class Retry:
     """How a write that failed is tried again: the delay doubles each time, and is random."""
 
     initial: float = setting(Seconds(0.001, 3_600), 0.1, "The longest first delay.")
-    max: float = setting(Seconds(0.001, _DAY), 30, "The longest delay.")
+    max: float = setting(
+        Seconds(0.001, _DAY),
+        30,
+        "The longest delay; a `Retry-After` that asks for more is followed, up to an hour.",
+    )
     give_up_after: float = setting(
         Seconds(0, 365 * _DAY), 0, "A batch that fails for so long is dropped; 0 = never."
     )

@@ -9,13 +9,13 @@ import threading
 from typing import Optional
 
 from wafermon import __version__
-from wafermon.delivery import DeadLetters, Journal, Pipeline, Route, Slots, Tail
+from wafermon.delivery import DeadLetters, Journal, Pipeline, Slots, Tail
 from wafermon.errors import ConfigError
 from wafermon.flow import Correlator
-from wafermon.net import AdminServer, EventLoop, Inherited, Server
+from wafermon.net import AdminServer, EventLoop, Inherited, Server, Workers
 from wafermon.observe import Family, Registry, family
 from wafermon.sidecar import build, pages
-from wafermon.sidecar.data_dir import DataDir
+from wafermon.sidecar.data_dir import DISK_FAULTS, DataDir
 from wafermon.sidecar.exchange import Exchange
 from wafermon.sidecar.listeners import listens
 from wafermon.sidecar.reload import Loaded, needs_restart
@@ -73,11 +73,12 @@ class Sidecar:
         self.tail = Tail()
         self.correlator = Correlator()
         self.loop = EventLoop()
-        self.journal: Optional[Journal] = build.journal(config)
-        self._checked = self.loop.clock()
+        processes = config.sidecar.performance.processes
+        self.workers = Workers(processes - 1, self.loop) if processes > 1 else None
         self._data_dir = DataDir(config.sidecar.data_dir)
-        self._dead_route: Route = build.dead_letter_route(config)
-        self._dead_letters = DeadLetters(self._dead_route)
+        self.journal: Optional[Journal] = build.journal(config, self._data_dir.take)
+        self._checked = self.loop.clock()
+        self._dead_letters: DeadLetters = build.dead_letters(config)
         self.pipeline: Pipeline
         self.server: Server
         self.admin: AdminServer
@@ -97,8 +98,13 @@ class Sidecar:
         sessions = SessionTable()
         if journal is not None:
             sessions = SessionTable(journal.marks, on_forget=journal.forget)
+            journal.on_marks = lambda marks: self.loop.call_soon(lambda: sessions.learn(marks))
         self.server = Server(
-            self._listens, self.pipeline, sessions=sessions, loop=self.loop
+            self._listens,
+            self.pipeline,
+            sessions=sessions,
+            loop=self.loop,
+            workers=self.workers,
         )
         health = config.sidecar.health
         self.admin = AdminServer(
@@ -110,10 +116,13 @@ class Sidecar:
                 "/tail": pages.stream(self.tail),
             },
         )
-        for part in (self.pipeline, self.server, self.correlator, self._loaded, self):
+        parts = (self.pipeline, self._dead_letters, self.server, self.correlator, self._loaded)
+        for part in (*parts, self):
             self.registry.register(part.collect)
         if journal is not None:
             self.registry.register(journal.collect)
+        if self.workers is not None:
+            self.registry.register(self.workers.collect)
 
     def addresses(self) -> dict[str, str]:
         """Where it listens: `tcp`, `unix`, `admin`. After `start`."""
@@ -124,33 +133,58 @@ class Sidecar:
         """Bind everything, then serve; all or nothing.
 
         Raises:
-            OSError: a folder or an address that cannot be had; the text names it.
-            JournalError: the journal cannot be opened.
+            OSError: a folder or an address that cannot be had; the text names it. A disk that is
+                full or fails is no such reason: what needs it is tried again.
         """
         with contextlib.ExitStack() as undo:
-            self._data_dir.take()
+            if self.workers is not None:
+                self.workers.start()
+                undo.callback(self.workers.stop)
             undo.callback(self._data_dir.release)
             if self.journal is not None:
                 self._data_dir.check_local(self.config.sidecar.journal.force)
+            later = self._take_data_dir()
+            if self.journal is not None:
                 self.journal.open()
                 undo.callback(self.journal.close)
             self._build()
-            self.server.bind()
+            self.server.bind(later)
             undo.callback(self.server.stop)
             self.admin.start()
             undo.pop_all()
         if self.journal is not None:
             self.journal.start()
-        self._dead_route.start()
+        self._dead_letters.start()
         self.pipeline.start()
         self.loop.call_soon(self._check)
+        self.loop.call_soon(self._watch)
+        if self.workers is not None:
+            self.loop.call_soon(self.workers.serve)
         self.server.start()
+
+    def _take_data_dir(self) -> frozenset[int]:
+        """Lock the folder, now or, where its disk is at fault, once that works; for which errors a
+        socket file in there comes later, too."""
+        try:
+            self._data_dir.take()
+        except OSError as error:
+            if error.errno not in DISK_FAULTS:
+                raise
+            log.error("%s; going on without", error.strerror)
+            return DISK_FAULTS | {errno.ENOENT}
+        return DISK_FAULTS
 
     def _check(self) -> None:
         """Prove that the loop runs, and mend what can be mended, every now and then."""
         self._checked = self.loop.clock()
         self.server.mend()
         self.loop.call_later(self.config.sidecar.health.health_check_interval, self._check)
+
+    def _watch(self) -> None:
+        """Let no receipt wait for a disk that hangs."""
+        if self.journal is not None:
+            self.journal.watch()
+            self.loop.call_later(1.0, self._watch)
 
     def reload(self, config: Config) -> bool:
         """Put another configuration in force: all of it, or nothing.
@@ -202,17 +236,20 @@ class Sidecar:
             timeout: seconds for all of it.
 
         Returns:
-            How many messages are lost: not delivered, and not in the journal.
+            How many messages are lost: not delivered, and not in the journal; rejected ones, too,
+            whose dead letters could not be written.
         """
         began = self.loop.clock()
         self._stopping.set()
         if self._changing.acquire(timeout=timeout / 2):  # a reload finishes first
             self._changing.release()
         self.server.stop(timeout)
+        if self.workers is not None:
+            self.workers.stop()
         lost = self.pipeline.stop(max(0.0, began + timeout - self.loop.clock()))
         if self.journal is not None:
             lost += self.journal.close()
-        self._dead_route.stop(1.0)
+        lost += self._dead_letters.stop(1.0)
         self.tail.close()
         self.admin.stop()
         self._data_dir.release()
@@ -244,16 +281,5 @@ class Sidecar:
                 "Always 1; the label tells the version.",
                 {__version__: 1},
                 "version",
-            ),
-            family(
-                "sidecar_dead_letters_total",
-                "counter",
-                "Records for the dead-letter file, by outcome.",
-                {
-                    "offered": self._dead_route.offered,
-                    "written": self._dead_route.delivered,
-                    "dropped": self._dead_route.dropped["queue_full"],
-                },
-                "outcome",
             ),
         ]
