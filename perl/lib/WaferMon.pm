@@ -514,7 +514,16 @@ sub _drop_oldest {
     my ($self) = @_;
     return 0 if $self->{overflow} eq 'drop_newest';
     my $queue = $self->{queue};
-    if ($self->{numbered} && ($self->{written} || $self->{offset} <= 0)) {
+    my $unsent = $self->{fh} && $self->{may_write} && !$self->{written};    # since a welcome told that it is not there
+    if ($self->{numbered} && $self->{offset} <= 0 && $unsent && !$self->{let_go}) {
+        shift @$queue;
+        $self->{numbered}--;
+        $self->{acked}++;
+        $self->{lost}++;
+        $self->_drop(1);
+        return 1;
+    }
+    if ($self->{numbered} && !$unsent && ($self->{written} || $self->{offset} <= 0)) {
         shift @$queue;
         $self->{let_go}++;
         $self->{numbered}--;

@@ -196,7 +196,8 @@ def test_with_the_oldest_dropped_close_tells_how_many(stuck):
     found = [m["data"]["value"] for m in journalled(sidecar.data) if m["type"] == "metric"]
     reported = [m["data"]["ctx"]["dropped"] for m in journalled(sidecar.data) if m["type"] == "event"]
     assert found == sorted(set(found))
-    assert len(found) + left == 10_000 and left == dropped
+    # Where all that is left is on its way, the newest is refused, and the script tries again.
+    assert len(found) + left == 10_000 and left <= dropped
     assert sum(reported) <= dropped
 
 
