@@ -14,7 +14,7 @@ from wafermon.net.connection import Connection
 from wafermon.net.door import Door
 from wafermon.net.server import Server
 from wafermon.sidecar.exchange import Exchange
-from wafermon.wire import Session
+from wafermon.wire.blocks import BlockDecoder
 
 
 def always(result, *arguments):
@@ -28,7 +28,8 @@ def truly(result, *arguments):
 #: Name -> owner, method, whether the process dies before it, which passages count.
 POINTS = {
     "accepted": (Door, "_accept_one", False, truly),
-    "decoded": (Session, "receive", False, truly),
+    "decoded": (BlockDecoder, "decode", False,
+                lambda batch, *more: batch is not None and len(batch) > batch.hellos),
     "queued": (JournaledQueue, "put", False, always),
     "journal.begin": (journal_file, "_write_rows", False, lambda _, db, batches: len(batches) > 0),
     "journal.committed": (journal_file.JournalFile, "write", False,

@@ -26,11 +26,12 @@ PASSAGES = {
 }
 
 
+RELOAD = ("reload.built", "reload.swapped")
+
 #: What does not happen by itself.
 ASK = {
     "drain.begun": lambda crashing: crashing.process.send_signal(signal.SIGTERM),
-    "reload.built": lambda crashing: crashing.change(),
-    "reload.swapped": lambda crashing: crashing.change(),
+    **dict.fromkeys(RELOAD, lambda crashing: crashing.change()),
 }
 
 
@@ -70,6 +71,18 @@ class Crashing:
         """Give a backend other settings, and ask for a reload."""
         out = self.settings["backends"]["out"]
         out["fsync"] = "never" if out.get("fsync") == "batch" else "batch"
+        self.reload()
+
+    def toggle(self):
+        """Take the backend that holds everything back out, or in again, and ask for a reload."""
+        backends = self.settings["backends"]
+        if "held" in backends:
+            self.taken_out = backends.pop("held")
+        else:
+            backends["held"] = self.taken_out
+        self.reload()
+
+    def reload(self):
         self.config.write_text(json.dumps(self.settings))
         self.process.send_signal(signal.SIGHUP)
 
@@ -103,18 +116,21 @@ def crashing(tmp_path):
         crashing.process.wait()
 
 
-def crash(crashing, client, point):
+def crash(crashing, client, point, ask=None):
     """One life that ends at the point."""
     crashing.start(point, PASSAGES[point])
     begun = client.acked
-    asked = False
-    while not crashing.died():
+    asks = [ask or ASK[point]] if point in ASK else []
+
+    def died():
         client.pump()
-        if not asked and client.acked > begun and point in ASK:
-            eventually(crashing.ready.exists, "readiness")
-            ASK[point](crashing)
-            asked = True
+        if asks and client.acked > begun and crashing.ready.exists():
+            asks.pop()(crashing)
+        return crashing.died()
+
+    eventually(died, f"{point} is reached")
     assert crashing.process.returncode == -signal.SIGKILL
+    assert not asks, "it was asked for, under load"
 
 
 def first_seen(lines):
@@ -160,3 +176,30 @@ def test_what_was_acknowledged_is_there_once(crashing, point, times):
                and crashing.held.read_bytes().count(b"\n") >= len(frames), "the fresh message")
     assert crashing.stop() == 0
     assert crashing.held.read_bytes().splitlines(keepends=True) == frames
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("point", RELOAD)
+def test_a_backend_that_a_killed_reload_took_out(crashing, point, times):
+    """Whichever of the two configurations it died in: what it had not got is kept until it is back."""
+    client = RawSession(crashing.unix, "s1")
+    for _ in range(times):
+        crash(crashing, client, point, Crashing.toggle)
+    crashing.start()
+    survived = client.sent
+    while client.sent < survived + 400:
+        assert not crashing.died()
+        client.pump()
+    client.drain()
+    client.close()
+    crashing.unblock()
+    if "held" not in crashing.settings["backends"]:
+        crashing.toggle()
+    frames = [numbered(q) for q in range(1, client.sent + 1)]
+    eventually(lambda: crashing.held.exists()
+               and crashing.held.read_bytes().count(b"\n") >= len(frames), "all that was held back")
+    eventually(lambda: crashing.last_out() == client.sent, "the last message in the other one")
+    assert crashing.stop() == 0
+    assert crashing.held.read_bytes().splitlines(keepends=True) == frames, "once, in order"
+    out = crashing.out.read_bytes().splitlines(keepends=True)
+    assert first_seen(out) == list(range(1, client.sent + 1)) and set(out) == set(frames)
