@@ -37,6 +37,7 @@ SECONDS ?= 600
 soak: $(BIN)/pytest
 	$(BIN)/python tests/soak.py --seconds $(SECONDS)
 
+# All figures, into docs/benchmarks.md; of other programs, where they are on PATH.
 bench: $(BIN)/pytest
 	$(BIN)/python -m bench all --write
 

@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator
 from typing import Callable
 
-from bench import BenchError, badinput, idle, latency, process, sdk, throughput
+from bench import BenchError, badinput, idle, latency, micro, process, scaling, sdk, throughput
+from bench.growth import measure as growth
+from bench.peers import compare
 from bench.report import write_page
 
 Measure = Callable[[], Iterator[str]]
@@ -22,7 +24,8 @@ def arguments() -> argparse.ArgumentParser:
         "measures",
         nargs="*",
         metavar="MEASURE",
-        help="throughput, latency, idle, sdk, badinput, or all, the default",
+        help="throughput, latency, idle, sdk, badinput, peers, scaling, micro, growth, or all, "
+        "the default",
     )
     for name, kind, default, text in (
         ("rounds", int, 3, "how often each is measured; the table shows the median"),
@@ -33,9 +36,12 @@ def arguments() -> argparse.ArgumentParser:
         ("latency-seconds", float, 10, "latency: how long a run lasts"),
         ("idle-seconds", float, 20, "idle: how long the sidecar is left alone"),
         ("calls", int, 50_000, "sdk: calls of a run"),
+        ("loss-frames", int, 200_000, "peers: messages sent while the receiver is ended"),
+        ("micro-seconds", float, 0.1, "micro: how long one figure is measured at the least"),
         ("megabytes", int, 256, "badinput: length of the line that does not end"),
     ):
         parser.add_argument(f"--{name}", type=kind, default=default, help=f"{text} (%(default)s)")
+    parser.add_argument("--full", action="store_true", help="growth: up to a journal of 10 GB")
     parser.add_argument("--write", action="store_true", help="put the tables into the page as well")
     return parser
 
@@ -51,6 +57,12 @@ def measures(options: argparse.Namespace) -> dict[str, Measure]:
         "idle": lambda: idle.measure(rounds, options.idle_seconds),
         "sdk": lambda: sdk.measure(rounds, options.calls),
         "badinput": lambda: badinput.measure(rounds, options.megabytes),
+        "peers": lambda: compare.measure(
+            rounds, options.frames, options.rate, options.paced_seconds, options.loss_frames
+        ),
+        "scaling": lambda: scaling.measure(rounds, options.frames),
+        "micro": lambda: micro.measure(rounds, options.micro_seconds),
+        "growth": lambda: growth.measure(rounds, options.frames, options.full),
     }
 
 

@@ -9,10 +9,11 @@ import time
 from collections.abc import Iterator
 
 from bench import BenchError, process
+from bench.addresses import dial
+from bench.loadgen import FRAME_BYTES
 from bench.receiver import Receiver, receiver
 from bench.report import Table, percentile
 
-_FRAME_BYTES = 214
 _COLUMNS = {
     **dict.fromkeys(("p50 us", "p90 us", "p99 us", "max us"), "{:,.0f}"),
     "Cores taken by others": "{:.2f}",
@@ -21,26 +22,16 @@ _COLUMNS = {
 
 def frame(number: int, sent_ns: int) -> bytes:
     """A frame of always the same size, so that the size of the file tells how many are in it."""
+    context = {"n": number, "sent_ns": sent_ns, "p": ""}
     message = {
         "v": 1,
         "src": "bench",
         "ts": int(time.time() * 1000),
         "type": "event",
-        "data": {"level": "info", "msg": "", "ctx": {"n": number, "sent_ns": sent_ns}},
+        "data": {"level": "info", "msg": "", "ctx": context},
     }
     text = json.dumps(message, separators=(",", ":")).encode()
-    return text[:-1] + b" " * (_FRAME_BYTES - 1 - len(text)) + b"}\n"
-
-
-def dial(target: Receiver, transport: str) -> socket.socket:
-    """Connect by "tcp" or "unix"."""
-    if transport == "tcp":
-        sock = socket.create_connection(target.tcp)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return sock
-    sock = socket.socket(socket.AF_UNIX)
-    sock.connect(target.address(transport))
-    return sock
+    return text[:-4] + b"x" * (FRAME_BYTES - 1 - len(text)) + text[-4:] + b"\n"
 
 
 def send_and_watch(sock: socket.socket, output: str, count: int, rate: int) -> list[int]:
@@ -61,7 +52,7 @@ def send_and_watch(sock: socket.socket, output: str, count: int, rate: int) -> l
             if sent < count and now >= began + sent * step:
                 sock.sendall(frame(sent, time.monotonic_ns()))
                 sent += 1
-            visible = os.fstat(file).st_size // _FRAME_BYTES
+            visible = os.fstat(file).st_size // FRAME_BYTES
             if visible > len(seen):
                 seen += [time.monotonic_ns()] * (visible - len(seen))
             elif now > until:
@@ -93,12 +84,19 @@ def run_case(transport: str, pinned: bool, count: int, rate: int) -> tuple[list[
     """
     core, own = process.cores() if pinned else (None, None)
     with receiver(core=core) as target, process.on_core(own):
-        with dial(target, transport) as sock:
-            bystanders = process.Bystanders(target.pid)
-            seen = send_and_watch(sock, target.output, count, rate)
-            others = bystanders.cores()
-        target.end()
-        return latencies(target.output, seen), others
+        return run_on(target, transport, count, rate)
+
+
+def run_on(
+    target: Receiver, transport: str, count: int, rate: int
+) -> tuple[list[float], float]:
+    """As `run_case`, of a receiver that is there."""
+    with dial(target.address(transport)) as sock:
+        bystanders = process.Bystanders(target.pid)
+        seen = send_and_watch(sock, target.output, count, rate)
+        others = bystanders.cores()
+    target.end()
+    return latencies(target.output, seen), others
 
 
 def measure(rounds: int, rate: int, seconds: float) -> Iterator[str]:

@@ -1,11 +1,12 @@
 /* A sender that is never the limit: numbered frames over N connections, one thread each.
  *
- * usage: loadgen ADDRESS CONNECTIONS FRAMES BYTES_PER_WRITE RATE SPAN_SHARE
+ * usage: loadgen ADDRESS CONNECTIONS FRAMES BYTES_PER_WRITE RATE SPAN_SHARE SOURCES
  *   ADDRESS          HOST:PORT or the path of a Unix socket
  *   FRAMES           in all, an equal share on each connection
  *   BYTES_PER_WRITE  0: one frame a write, as an SDK does; else frames are gathered to this size
  *   RATE             frames a second in all; 0: flat out
  *   SPAN_SHARE       every n-th frame is a span; 0: none
+ *   SOURCES          of one connection, in turn
  *
  * A frame is 214 bytes. It carries the connection and its number, so a reader can tell what is
  * lost, torn or twice. Prints on CLOCK_MONOTONIC, in seconds, when it began and when it ended.
@@ -23,7 +24,7 @@
 
 #define FRAME 214
 static const char *address;
-static int connections, span_share;
+static int connections, span_share, sources;
 static long frames, bytes_per_write, rate;
 
 static double now(void) {
@@ -57,17 +58,17 @@ static void frame(char *out, int connection, long number) {
     int n;
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
-    long ms = t.tv_sec * 1000L + t.tv_nsec / 1000000L;
+    long ms = t.tv_sec * 1000L + t.tv_nsec / 1000000L, source = number % sources;
     if (span_share && number % span_share == 0)
         n = snprintf(head, sizeof head,
-            "{\"v\":1,\"src\":\"bench-%d\",\"ts\":%ld,\"type\":\"span\",\"tid\":\"%032lx\",\"sid\":\"%016lx\","
-            "\"data\":{\"name\":\"load\",\"duration_ms\":12,\"ctx\":{\"n\":%ld,\"p\":\"", connection, ms,
+            "{\"v\":1,\"src\":\"bench-%d-%ld\",\"ts\":%ld,\"type\":\"span\",\"tid\":\"%032lx\",\"sid\":\"%016lx\","
+            "\"data\":{\"name\":\"load\",\"duration_ms\":12,\"ctx\":{\"n\":%ld,\"p\":\"", connection, source, ms,
             number / 100 + 1, number + 1, number);
     else
         n = snprintf(head, sizeof head,
-            "{\"v\":1,\"src\":\"bench-%d\",\"ts\":%ld,\"type\":\"event\",\"data\":{\"level\":\"info\",\"msg\":\"wafer loaded\","
+            "{\"v\":1,\"src\":\"bench-%d-%ld\",\"ts\":%ld,\"type\":\"event\",\"data\":{\"level\":\"info\",\"msg\":\"wafer loaded\","
             "\"ctx\":{\"n\":%ld,\"lot\":\"L1234567\",\"tool\":\"EQP07\",\"yield\":0.9731,\"rows\":1200,\"p\":\"",
-            connection, ms, number);
+            connection, source, ms, number);
     memcpy(out, head, n);
     memset(out + n, 'x', FRAME - 5 - n);
     memcpy(out + FRAME - 5, "\"}}}\n", 5);
@@ -87,7 +88,8 @@ static void *sender(void *arg) {
     long count = frames / connections, per_write = bytes_per_write / FRAME;
     if (per_write < 1) per_write = 1;
     char *buffer = malloc(per_write * FRAME);
-    double began = now(), pace = rate ? (double)connections / rate : 0;
+    double pace = rate ? (double)connections / rate : 0;
+    double began = now() + pace * connection / connections; /* not all at one moment */
     for (long number = 0; number < count;) {
         long n = 0;
         while (n < per_write && number < count) frame(buffer + n++ * FRAME, connection, number++);
@@ -106,9 +108,10 @@ static void *sender(void *arg) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 7) { fprintf(stderr, "usage: see the head of this file\n"); return 2; }
+    if (argc != 8) { fprintf(stderr, "usage: see the head of this file\n"); return 2; }
     address = argv[1]; connections = atoi(argv[2]); frames = atol(argv[3]);
     bytes_per_write = atol(argv[4]); rate = atol(argv[5]); span_share = atoi(argv[6]);
+    sources = atoi(argv[7]);
     pthread_t threads[connections];
     double began = now();
     for (long i = 0; i < connections; i++) pthread_create(&threads[i], NULL, sender, (void *)i);

@@ -35,17 +35,29 @@ def on_core(core: Optional[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that descend from it."""
+    found = [pid]
+    for parent in found:
+        for path in glob.glob(f"/proc/{parent}/task/*/children"):
+            with contextlib.suppress(BenchError):  # the thread has just ended
+                found += map(int, _read(path).split())
+    return found
+
+
 def cpu_seconds(pid: int) -> float:
-    """CPU time of a process. To the nanosecond where the kernel keeps it, of the threads that
-    live; else in ticks of 10 ms."""
-    total = 0
+    """CPU time of a process and its children that live."""
+    return sum(map(_cpu_seconds, family(pid)))
+
+
+def _cpu_seconds(pid: int) -> float:
+    """To the nanosecond of the threads that live, where the kernel keeps that; in ticks of all."""
+    nanoseconds = 0
     for path in glob.glob(f"/proc/{pid}/task/*/schedstat"):
-        with contextlib.suppress(OSError):  # the thread has just ended
-            total += int(_read(path).split()[0])
-    if total:
-        return total / 1e9
+        with contextlib.suppress(BenchError):
+            nanoseconds += int(_read(path).split()[0])
     user, system = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()[11:13]
-    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+    return max(nanoseconds / 1e9, (int(user) + int(system)) / os.sysconf("SC_CLK_TCK"))
 
 
 class Bystanders:
@@ -70,8 +82,9 @@ class Bystanders:
 
 
 def memory_mb(pid: int, field: str) -> float:
-    """`VmRSS` (memory now) or `VmHWM` (its peak), in MB."""
-    return _status(pid, field) * 1024 / 1e6
+    """`VmRSS` (memory now) or `VmHWM` (its peak) of a process and its children, in MB; pages that
+    they share count for each."""
+    return sum(_status(member, field) for member in family(pid)) * 1024 / 1e6
 
 
 def threads(pid: int) -> int:

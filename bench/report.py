@@ -35,12 +35,13 @@ class Table:
         self._rows: dict[str, list[Mapping[str, float]]] = {}
 
     def add(self, row: str, figures: Mapping[str, float]) -> None:
-        """Add what one round measured; a column that is left out stays empty."""
+        """Add what a round measured, at once or in parts; a column without any stays empty."""
         self._rows.setdefault(row, []).append(figures)
 
     def median(self, row: str, column: str) -> float:
         """The figure that a cell shows."""
-        return statistics.median(figures[column] for figures in self._rows[row])
+        found = [figures[column] for figures in self._rows[row] if column in figures]
+        return statistics.median(found)
 
     def text(self) -> str:
         """The table in Markdown."""

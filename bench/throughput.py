@@ -77,19 +77,43 @@ def run_case(loadgen: LoadGenerator, case: Case, frames: int) -> dict[str, float
     """Send, wait until the last byte stands in the file, check each line."""
     receiving, sending = process.cores() if case.pinned else (None, None)
     with receiver(case.kind, receiving) as target, process.on_core(sending):
-        before, bystanders = process.cpu_seconds(target.pid), process.Bystanders(target.pid)
-        began, _ = loadgen.run(
+        return run_on(
+            target,
+            loadgen,
             target.address(case.transport),
             frames,
             write_bytes=case.write_bytes,
             rate=case.rate,
             span_share=case.span_share,
         )
-        seconds = target.wait_for_size(frames * FRAME_BYTES) - began
-        figures = _figures(target, frames, seconds, before)
-        figures["Cores taken by others"] = bystanders.cores()
-        target.end()  # first: what is written twice may come late
-        check(target.output, frames)
+
+
+def run_on(
+    target: Receiver,
+    loadgen: LoadGenerator,
+    address: str,
+    frames: int,
+    *,
+    in_order: bool = True,
+    **load: int,
+) -> dict[str, float]:
+    """As `run_case`, of a receiver that is there.
+
+    Args:
+        target: is ended.
+        loadgen: sends.
+        address: where to, the receiver's own or one before it.
+        frames: in all.
+        in_order: whether the lines of a connection have to be.
+        load: more arguments of `LoadGenerator.run`.
+    """
+    before, bystanders = process.cpu_seconds(target.pid), process.Bystanders(target.pid)
+    began, _ = loadgen.run(address, frames, **load)
+    seconds = target.wait_for_size(frames * FRAME_BYTES) - began
+    figures = _figures(target, frames, seconds, before)
+    figures["Cores taken by others"] = bystanders.cores()
+    target.end()  # first: what is written twice may come late
+    check(target.output, frames, load.get("connections", CONNECTIONS), in_order=in_order)
     return figures
 
 

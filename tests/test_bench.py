@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from bench import BenchError, badinput, latency, loadgen, report, sdk, throughput
+from bench import __main__ as main
 from bench.receiver import receiver
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs Linux")
@@ -24,7 +25,7 @@ needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C comp
 
 def frame(connection: int, number: int) -> bytes:
     head = (
-        f'{{"v":1,"src":"bench-{connection}","ts":1700000000000,"type":"event","data":{{"level":'
+        f'{{"v":1,"src":"bench-{connection}-0","ts":1700000000000,"type":"event","data":{{"level":'
         f'"info","msg":"wafer loaded","ctx":{{"n":{number},"lot":"L1234567","tool":"EQP07",'
         f'"yield":0.9731,"rows":1200,"p":"'
     ).encode()
@@ -75,6 +76,25 @@ class TestCheck:
         sent[7] = sent[7][:length]
         with pytest.raises(BenchError, match="never sent"):
             self.run(tmp_path, sent)
+
+    def test_any_order_is_fine_where_it_may_be(self, tmp_path: pathlib.Path) -> None:
+        sent = lines()
+        path = tmp_path / "out.jsonl"
+        path.write_bytes(b"".join(sent[::-1]))
+        loadgen.check(str(path), 20, in_order=False)
+        for wrong in (sent[1:], [*sent, sent[0]], [sent[0][:50], *sent[1:]]):
+            path.write_bytes(b"".join(wrong))
+            with pytest.raises(BenchError, match="not every frame"):
+                loadgen.check(str(path), 20, in_order=False)
+
+    def test_tally(self, tmp_path: pathlib.Path) -> None:
+        sent = lines()
+        path = tmp_path / "out.jsonl"
+        # 0 is torn at its end, 1 is there twice, 2 is glued to a torn one, the last is cut off.
+        path.write_bytes(
+            sent[0][:100] + b"\n" + sent[1] * 2 + sent[2][:20] + b"".join(sent[2:-1]) + sent[-1][:9]
+        )
+        assert loadgen.tally(str(path), 20) == (3, 1, 3)
 
     def test_changed(self, tmp_path: pathlib.Path) -> None:
         sent = lines()
@@ -163,7 +183,7 @@ class TestPage:
 
     def test_the_page_has_a_place_for_each_measure(self) -> None:
         text = pathlib.Path(report.PAGE).read_text(encoding="utf-8")
-        for name in ("throughput", "latency", "idle", "sdk", "badinput"):
+        for name in main.measures(main.arguments().parse_args([])):
             assert text.count(f"<!-- {name}: begin -->") == text.count(f"<!-- {name}: end -->") == 1
 
 
