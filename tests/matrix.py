@@ -7,6 +7,7 @@ The tests are copied away from the source tree, so that nothing but the wheel ca
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
 import pathlib
 import shutil
@@ -17,6 +18,8 @@ import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
+#: Interpreters at a time: the tests mostly wait, so two hardly slow each other down.
+AT_A_TIME = 2
 #: What tests read besides the package.
 BESIDE = ("tests", "examples", "perl", "bench", "docs", "pyproject.toml", "LICENSE",
           "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
@@ -59,9 +62,12 @@ def build(folder: pathlib.Path) -> pathlib.Path:
     return wheel
 
 
-def run(version: str, python: str, wheel: pathlib.Path, folder: pathlib.Path) -> bool:
-    """Test with one interpreter."""
-    print(f"== Python {version}: {python}", flush=True)
+def run(version: str, wheel: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Test with one interpreter; what it says is shown when it is through."""
+    python = find(version)
+    if python is None:
+        print(f"== Python {version}: skipped, there is none here", flush=True)
+        return True
     venv, copy = folder / f"venv-{version}", folder / f"copy-{version}"
     subprocess.run([python, "-m", "venv", str(venv)], check=True)
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
@@ -77,7 +83,10 @@ def run(version: str, python: str, wheel: pathlib.Path, folder: pathlib.Path) ->
     environment.pop("PYTHONPATH", None)
     command = [str(venv / "bin" / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider",
                "-m", "not slow"]
-    return subprocess.run(command, cwd=copy, env=environment, check=False).returncode == 0
+    done = subprocess.run(command, cwd=copy, env=environment, check=False, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    print(f"== Python {version}: {python}\n{done.stdout}", flush=True)
+    return done.returncode == 0
 
 
 def main() -> int:
@@ -85,13 +94,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         wheel = build(folder)
-        failed = []
-        for version in sys.argv[1:] or VERSIONS:
-            python = find(version)
-            if python is None:
-                print(f"== Python {version}: skipped, there is none here", flush=True)
-            elif not run(version, python, wheel, folder):
-                failed.append(version)
+        versions = sys.argv[1:] or VERSIONS
+        with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+            passed = list(pool.map(lambda version: run(version, wheel, folder), versions))
+        failed = [version for version, well in zip(versions, passed) if not well]
     if failed:
         print(f"failed with Python {', '.join(failed)}")
     return 1 if failed else 0
