@@ -3,7 +3,7 @@
     python3 examples/own_backend.py
 """
 
-from wafermon.delivery import Backend, BatchQueue, DeadLetters, Pipeline, Retry, Route
+from wafermon.delivery import Backend, DeadLetters, Pipeline, Retry, Route
 from wafermon.errors import PermanentError, RetryableError
 from wafermon.flow import Router, Rule
 from wafermon.message import Batch
@@ -43,9 +43,9 @@ class Show(Backend):
 
 def main():
     table = Table()
-    dead = Route("dead", Show(), queue=BatchQueue(when_full="drop_newest"))
+    dead = DeadLetters(Show())
     dead.start()
-    route = Route("table", table, retry=Retry(initial=0.01), dead_letter=DeadLetters(dead).refused)
+    route = Route("table", table, retry=Retry(initial=0.01), dead_letter=dead.refused)
     metric = {"v": 1, "src": "tester", "ts": 1700000000000, "type": "metric"}
     data = [{"lot": "L1", "value": 0.97}, {"value": 0.5}, {"lot": "L2", "value": 0.91}]
     with Pipeline(Router({"*": [Rule("table")]}), {"table": route}) as pipeline:
