@@ -2,8 +2,12 @@
 
 import json
 import os
+import random
 import shutil
+import socket
 import subprocess
+import threading
+import time
 
 import pytest
 from support import ROOT, eventually
@@ -254,3 +258,56 @@ def test_a_secret(start_sidecar, tmp_path):
     assert done.returncode == 3 and done.stdout.count(b"wrong secret") == 1
     assert run(sidecar, script, MONITORING_SECRET="").returncode == 3
     assert len(messages(sidecar, 4)) == 4  # and nothing was sent in plain
+
+
+class Fitful(threading.Thread):
+    """A sidecar that reads now and then, as little as a frame or as much as there is, and
+    acknowledges what it has read whole."""
+
+    def __init__(self, path, seed):
+        super().__init__(daemon=True)
+        self.rng = random.Random(seed)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(path)
+        self.listener.listen()
+        self.values = []
+
+    def run(self):
+        sock, _ = self.listener.accept()
+        with self.listener, sock:
+            rest, held = b"", 0
+            while data := sock.recv(self.rng.choice((500, 5000))):
+                *lines, rest = (rest + data).split(b"\n")
+                for message in map(json.loads, lines):
+                    if message["type"] == "hello":
+                        sock.sendall(b'{"v":1,"type":"welcome","q":0,"level":"disk"}\n')
+                    elif message["q"] > held:
+                        held = message["q"]
+                        self.values.append(message["data"].get("value"))
+                if lines and held:
+                    sock.sendall(b'{"v":1,"type":"ack","q":%d,"level":"disk"}\n' % held)
+                time.sleep(self.rng.choice((0, 0, 0.005)))  # its fits, nothing that is waited for
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_was_numbered_and_never_sent_is_not_taken_for_acknowledged(tmp_path, seed):
+    """The kernel is full when a frame has its number, and it is dropped before it could go."""
+    path = str(tmp_path / "s.sock")
+    server = Fitful(path, seed)
+    server.start()
+    script = r"""
+        use strict; use warnings; use WaferMon;
+        my $m = WaferMon->new(src => 'load', buffer => 20, write_timeout => 0);
+        my $taken = grep { $m->log_metric('n', $_, unit => 'x' x ($_ * 37 % 300)) } 1 .. 20_000;
+        my $left = $m->close(60);
+        print "$taken $left\n";
+    """
+    done = subprocess.run(
+        ["perl", "-I", str(ROOT / "perl" / "lib"), "-e", script], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "MONITORING_UNIX_SOCKET": path}, timeout=100, check=True,
+    )
+    server.join(30)
+    taken, left = map(int, done.stdout.split())
+    got = [value for value in server.values if value is not None]
+    assert got == sorted(set(got))
+    assert len(got) + left == taken
