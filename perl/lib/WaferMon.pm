@@ -1082,7 +1082,8 @@ Messages kept while the sidecar is away or slow, and until they are acknowledged
 
 =item overflow
 
-What goes when the buffer is full: C<drop_oldest> (default) or C<drop_newest>.
+What goes when the buffer is full: C<drop_oldest> (default) or C<drop_newest>. The oldest that has a number and has not gone
+out yet cannot be let go of behind others that have: where there are only such, the newest is refused.
 
 =item connect_timeout, write_timeout, close_timeout
 

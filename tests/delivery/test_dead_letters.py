@@ -254,3 +254,17 @@ def test_dead_letters_that_are_lost_at_a_stop_are_told(start_sidecar, tmp_path):
     status, said = sidecar.stop()
     assert status == 1
     assert "wafermon: 7 messages could not be delivered and are lost" in said
+
+
+def test_a_file_that_was_late_once_is_not_waited_for_again():
+    file = File()
+    file.gate.clear()
+    letters = DeadLetters(file)
+    letters.start()
+    letters.rejected([REJECT])
+    assert not letters.settle(0.01)
+    assert not letters.settle(3600), "at once, or this test hangs"
+    file.gate.set()
+    eventually(lambda: letters.is_written)
+    assert letters.settle(0), "and now it is waited for as before"
+    assert letters.stop(20) == 0

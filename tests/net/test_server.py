@@ -270,3 +270,15 @@ def test_a_callback_that_fails_does_not_end_the_loop(caplog):
     loop.close()
     assert seen == [1] and len(caplog.records) == 2
     loop.call_soon(lambda: None)  # after the end: harmless
+
+
+def test_a_stop_looks_at_its_connections_before_its_deadline(tmp_path, monkeypatch):
+    """Not at the next beat, which may come when nobody waits for the answer any more."""
+    monkeypatch.setattr("wafermon.net.server.QUIET_SECONDS", 3600)
+    with Host(tmp_path) as host, host.connect() as client:
+        host.outlet.hook = lambda batch, feeder: feeder.pause()
+        client.sendall(b"".join(frames(5)))
+        eventually(lambda: host.outlet.raw)
+        client.sendall(b"".join(frames(5)))
+        host.server.stop(3)
+        assert host.server.cut_off == 1

@@ -5,10 +5,12 @@ import json
 import os
 import pathlib
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
-from support import eventually
+from support import ROOT, eventually
 
 from wafermon.message import Batch
 from wafermon.net.workers import _describe
@@ -214,3 +216,97 @@ def test_a_signal_to_all_of_them_is_a_stop_of_the_owner(start_sidecar, tmp_path)
         status, err = sidecar.stop(0)
     assert (status, "ended" in err) == (0, False)
     assert (tmp_path / "out.jsonl").read_bytes() == data
+
+
+ALONE = """
+import errno, os, signal, socket
+from wafermon.net import EventLoop, Workers
+from wafermon.net import workers as module
+module.HIRE_SECONDS = 0.01
+loop = EventLoop()
+workers = Workers(1, loop)
+loop.call_later(20, loop.stop)  # a bound on everything below
+
+def when(condition, then):
+    '''Call once a condition holds.'''
+    def look():
+        then() if condition() else loop.call_later(0.002, look)
+    look()
+"""
+
+
+def alone(script):
+    """What workers without a server do, in a process that has no threads; what it prints."""
+    done = subprocess.run([sys.executable, "-c", ALONE + script], capture_output=True, text=True,
+                          timeout=60, cwd=ROOT, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("what", ["no descriptors", "no process"])
+def test_who_cannot_be_hired_now_is_hired_later(what):
+    out, err = alone("""
+fork, pair, calls = os.fork, socket.socketpair, []
+def fork_later():
+    calls.append(1)
+    if len(calls) == 2:  # the nursery's first
+        raise OSError(errno.EAGAIN, "no process")
+    return fork()
+def pair_later(*args):
+    calls.append(1)
+    if len(calls) == 2:
+        raise OSError(errno.EMFILE, "no descriptors")
+    return pair(*args)
+""" + ("socket.socketpair = pair_later" if what == "no descriptors" else "os.fork = fork_later") + """
+workers.start()
+workers.serve()
+when(lambda: workers.pids, lambda: (print("hired"), loop.stop()))
+loop.run()
+workers.stop()
+""")
+    assert out == "hired\n" and "Traceback" not in err
+
+
+def test_a_worker_is_lost_once_and_all_its_tasks_are_told():
+    """It ends while more is to be written to it than the kernel takes; one task fails over that."""
+    out, err = alone("""
+workers.start()
+workers.serve()
+told = []
+def done(batch):
+    told.append(batch)
+    if len(told) == 1:
+        raise ValueError("of our own")
+    if len(told) == 3:
+        loop.call_later(0.05, loop.stop)
+def begin():
+    pid = workers.pids[0]
+    os.kill(pid, signal.SIGSTOP)
+    block = b'{"v":1,"src":"a","ts":1,"type":"heartbeat"}\\n' * 20_000
+    assert all(workers.submit(block, done) for _ in range(3))
+    os.kill(pid, signal.SIGKILL)
+when(lambda: workers.pids, begin)
+loop.run()
+print(told, workers.lost)
+workers.stop()
+""")
+    assert out == "[None, None, None] 1\n"
+    assert "a fault of our own" in err and "callback of the event loop" not in err
+
+
+def test_a_worker_that_is_gone_takes_no_block():
+    out, _ = alone("""
+workers.start()
+workers.serve()
+def begin():
+    pid = workers.pids[0]
+    os.kill(pid, signal.SIGKILL)
+    while os.path.exists(f"/proc/{pid}"):
+        pass
+    print(workers.submit(b"x\\n", print), len(workers._workers[0].tasks))
+    loop.stop()
+when(lambda: workers.pids, begin)
+loop.run()
+workers.stop()
+""")
+    assert out == "False 0\n"
