@@ -11,6 +11,7 @@ class Outlet:
 
     def __init__(self):
         self.raw, self.rejects, self.feeders, self.forgotten = {}, [], [], []
+        self.present = []
         self.hook = None
 
     def submit(self, batch, feeder=None):
@@ -30,6 +31,12 @@ class Outlet:
 
     def expect(self, feeder, q):
         feeder.safe(q, "memory", 1)
+
+    def joined(self, src):
+        self.present.append(src)
+
+    def left(self, src, lived):
+        self.present.remove(src)
 
     def forget(self, feeder):
         self.forgotten.append(feeder)

@@ -48,3 +48,16 @@ def test_halves_are_the_whole(batch):
 
 def test_level_rank_takes_anything():
     assert [level_rank(x) for x in ("debug", "fatal", "loud", None, [], 1)] == [0, 4, -1, -1, -1, -1]
+
+
+def test_what_is_told_by_type():
+    lines = [
+        b'{"v":1,"src":"a","ts":1,"type":"event","data":{"level":"info","msg":"x"}}',
+        b'{"v":1,"src":"a","ts":2,"type":"heartbeat"}',
+        b'{"v":1,"src":"a","ts":3,"type":"event","tid":"t","data":{"level":"info","msg":"y"}}',
+        b'{"v":1,"src":"b","ts":4,"type":"heartbeat"}',
+    ]
+    told = Batch(b"\n".join(lines) + b"\n").told
+    assert {kind: [m["ts"] for m in found] for kind, found in told.items()} == {
+        "heartbeat": [2, 4], "event": [3],
+    }

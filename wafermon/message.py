@@ -155,6 +155,7 @@ class Batch:
         "_sources",
         "_telling",
         "_telling_at",
+        "_told",
         "duplicates",
         "goodbyes",
         "hellos",
@@ -204,6 +205,7 @@ class Batch:
         self._numbers: Optional[list[int]] = None
         self._telling: Optional[list[Message]] = None
         self._telling_at: Optional[Sequence[int]] = None
+        self._told: Optional[dict[str, list[Message]]] = None
         if count is None:
             count = raw.count(b"\n") if messages is None else len(messages)
         self._count = count
@@ -282,6 +284,15 @@ class Batch:
             text = b",".join([lines[i] for i in at or ()])
             self._telling = json.loads(b"[%b]" % text)
         return self._telling
+
+    @property
+    def told(self) -> dict[str, list[Message]]:
+        """The `telling` messages by their type: who looks for one type passes over no other."""
+        if self._told is None:
+            self._told = {}
+            for message in self.telling:
+                self._told.setdefault(message["type"], []).append(message)
+        return self._told
 
     def select(self, indexes: Sequence[int]) -> Batch:
         """The batch of just these messages, in the order of the indexes."""

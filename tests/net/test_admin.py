@@ -1,5 +1,6 @@
 """The admin server, spoken to by hand."""
 
+import gzip
 import http.client
 import socket
 
@@ -9,7 +10,7 @@ from support import eventually
 from wafermon.net import AdminServer, Response
 
 
-def boom(query):
+def boom(request):
     raise ValueError("secret detail")
 
 
@@ -25,10 +26,12 @@ class Endless:
 
 
 PAGES = {
-    "/hi": lambda query: Response(repr(sorted(query.items())).encode()),
-    "/json": lambda query: Response.json({"a": 1}),
+    "/hi": lambda request: Response(repr(sorted(request.query.items())).encode()),
+    "/json": lambda request: Response.json({"a": 1}),
     "/boom": boom,
-    "/endless": lambda query: Response(Endless()),
+    "/below/": lambda request: Response(request.rest.encode()),
+    "/long": lambda request: Response(b"long " * 1_000),
+    "/endless": lambda request: Response(Endless()),
 }
 
 
@@ -54,10 +57,27 @@ def test_pages(admin):
     assert ask(admin, "HEAD") == (200, b"")
 
 
+def test_a_page_answers_for_what_is_below_it(admin):
+    assert ask(admin, path="/below/a%20b?c=1") == (200, b"a b")
+    assert ask(admin, path="/below/a/b")[0] == 404
+
+
+def test_a_long_answer_is_compressed_for_who_takes_that(admin):
+    connection = http.client.HTTPConnection(admin.address, timeout=10)
+    connection.request("GET", "/long", headers={"Accept-Encoding": "gzip"})
+    answer = connection.getresponse()
+    assert answer.headers["Content-Encoding"] == "gzip" and "Accept-Encoding" in answer.headers["Vary"]
+    assert gzip.decompress(answer.read()) == b"long " * 1_000
+    connection.close()
+    assert ask(admin, path="/long") == (200, b"long " * 1_000)
+
+
 def test_what_is_not_there(admin, caplog):
     status, body = ask(admin, path="/nothing")
     assert status == 404 and b"/json" in body
-    assert ask(admin, "POST")[0] == 501
+    assert ask(admin, path="/below/")[0] == 200 and ask(admin, path="/below")[0] == 404
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        assert ask(admin, method)[0] == 405
     status, body = ask(admin, path="/boom")
     assert status == 500 and b"secret" not in body
     assert ask(admin)[0] == 200

@@ -282,3 +282,22 @@ def test_a_stop_looks_at_its_connections_before_its_deadline(tmp_path, monkeypat
         client.sendall(b"".join(frames(5)))
         host.server.stop(3)
         assert host.server.cut_off == 1
+
+
+def test_connections_are_told_of_by_their_source(host):
+    """Of many that speak in one turn as of one that opens a session, each once."""
+    clients = [host.connect() for _ in range(3)]
+    for sock, src in zip(clients, ("a", "b", "a")):
+        sock.sendall(b"".join(frames(3, src=src)))
+    eventually(lambda: sorted(host.outlet.present) == ["a", "a", "b"])
+    clients[0].sendall(b"".join(frames(1, src="other")))
+    with host.connect() as session, host.connect(), host.connect() as rubbish:
+        session.sendall(b'{"v":1,"src":"s","ts":1,"type":"hello","data":{"session":"x"}}\n')
+        assert b"welcome" in session.recv(1000)
+        assert "s" not in host.outlet.present, "it has said nothing yet"
+        session.sendall(b"".join(frames(1, src="s")))
+        rubbish.sendall(b"rubbish\n" + b"".join(frames(1, src="r")))
+        eventually(lambda: sorted(host.outlet.present) == ["a", "a", "b", "r", "s"])
+    for sock in clients:
+        sock.close()
+    eventually(lambda: not host.outlet.present)

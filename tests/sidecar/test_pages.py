@@ -5,16 +5,17 @@ import time
 
 from wafermon.delivery import Journal, Pipeline
 from wafermon.flow import Router
-from wafermon.sidecar import pages
+from wafermon.net import Request
+from wafermon.sidecar.pages.health import health as health_page
 
 
 def test_a_commit_that_hangs_shows_before_it_fails(tmp_path):
     journal = Journal(str(tmp_path / "journal.db"))
     journal.open()
-    page = pages.health(Pipeline(Router({}), {}, journal=journal), lambda: "ok", dict)
+    page = health_page(Pipeline(Router({}), {}, journal=journal), lambda: "ok", dict)
 
     def health():
-        return json.loads(page({}).body)
+        return json.loads(page(Request()).body)
 
     assert (health()["status"], health()["journal"]["status"]) == ("ok", "ok")
     journal._busy_since = time.monotonic() - 3

@@ -33,6 +33,16 @@ class Observer(Protocol):
         """See a batch; `now` is monotonic seconds."""
 
 
+class Watcher(Protocol):
+    """Somebody who is told which sources are connected. Loop thread only; must be quick."""
+
+    def joined(self, src: str) -> None:
+        """The first message of a connection has come, from this source."""
+
+    def left(self, src: str, lived: float) -> None:
+        """A connection of this source has ended, so many seconds after its first message."""
+
+
 class Pipeline:
     """Count, show to the observers, route, queue; pause the feeders of queues that are full.
 
@@ -40,6 +50,7 @@ class Pipeline:
         router: decides which backend gets what.
         routes: backend name -> its route; `start` and `stop` go to all of them.
         observers: are shown each batch, in order.
+        watchers: are told which connections come and go.
         dead_letters: gets the frames that were rejected; its life is the owner's.
         journal: commits every batch, and only then receipts go back; its life is the owner's, too.
         rate_limit: drops what one source sends too fast, before anybody sees it.
@@ -68,6 +79,7 @@ class Pipeline:
         routes: Mapping[str, Route],
         *,
         observers: Iterable[Observer] = (),
+        watchers: Iterable[Watcher] = (),
         dead_letters: Optional[DeadLetters] = None,
         journal: Optional[Journal] = None,
         rate_limit: Optional[RateLimit] = None,
@@ -89,6 +101,7 @@ class Pipeline:
         self._kept: dict[str, int] = {}
         self._router = router
         self._observers = list(observers)
+        self._watchers = list(watchers)
         self.dead_letters = dead_letters
         self._call_soon = call_soon
         self._clock = clock
@@ -351,6 +364,16 @@ class Pipeline:
     def forget(self, feeder: Feeder) -> None:
         """A feeder is gone: it is not resumed, and gets no receipt."""
         self._feeders.forget(feeder)
+
+    def joined(self, src: str) -> None:
+        """A connection has sent its first message."""
+        for watcher in self._watchers:
+            watcher.joined(src)
+
+    def left(self, src: str, lived: float) -> None:
+        """A connection has ended, so many seconds after its first message."""
+        for watcher in self._watchers:
+            watcher.left(src, lived)
 
     def start(self) -> None:
         """Start the delivery threads."""

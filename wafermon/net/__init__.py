@@ -1,6 +1,6 @@
 """Sockets: the event loop, the server that reads the wire, the admin HTTP server."""
 
-from wafermon.net.admin import AdminServer, Page, Query, Response
+from wafermon.net.admin import AdminServer, Page, Request, Response
 from wafermon.net.door import Listen
 from wafermon.net.inherited import Inherited
 from wafermon.net.listener import Address, TcpAddress, UnixAddress
@@ -18,7 +18,7 @@ __all__ = [
     "Lockout",
     "Outlet",
     "Page",
-    "Query",
+    "Request",
     "Response",
     "Server",
     "TcpAddress",

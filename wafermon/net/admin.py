@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import http.server
 import json
 import logging
@@ -18,6 +19,17 @@ from typing import Any, Callable, Optional, Protocol, Union
 TIMEOUT_SECONDS = 10.0
 #: Clients that are served at a time; further ones are turned away.
 MAX_CLIENTS = 32
+#: Bodies from this size on are worth compressing.
+GZIP_BYTES = 1_000
+#: What every answer says: it is nobody else's to embed, to sniff or to keep.
+SAFE_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 log = logging.getLogger("wafermon.net")
@@ -35,11 +47,12 @@ class Stream(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Response:
-    """An answer."""
+    """An answer. A body of bytes goes out compressed where the client takes that and it pays."""
 
     body: Union[bytes, Stream]
     content_type: str = "text/plain; charset=utf-8"
     status: int = 200
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @staticmethod
     def json(value: object, status: int = 200) -> Response:
@@ -50,7 +63,29 @@ class Response:
 
 #: The parameters of a query, each with all its values.
 Query = Mapping[str, list[str]]
-Page = Callable[[Query], Response]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What a page is asked.
+
+    Attributes:
+        query: the parameters.
+        rest: what follows the path of a page that ends in `/`, decoded.
+        headers: as they came, by their names in lower case.
+    """
+
+    query: Query = dataclasses.field(default_factory=dict)
+    rest: str = ""
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def last(self, name: str) -> Optional[str]:
+        """The last value of a parameter."""
+        values = self.query.get(name)
+        return values[-1] if values else None
+
+
+Page = Callable[[Request], Response]
 
 
 class AdminServer:
@@ -62,12 +97,13 @@ class AdminServer:
     Args:
         host: address to bind; where it is not loopback, any `Host` is taken.
         port: 0 lets the system choose.
-        pages: path -> function of the query parameters.
+        pages: path -> function of a request. A page whose path ends in `/`, but for `/` itself,
+            answers for all that is below it.
 
     Thread: `start` and `stop` any; pages are called on threads of this server.
 
     >>> import urllib.request
-    >>> with AdminServer("127.0.0.1", 0, {"/hi": lambda query: Response(b"there")}) as admin:
+    >>> with AdminServer("127.0.0.1", 0, {"/hi": lambda request: Response(b"there")}) as admin:
     ...     urllib.request.urlopen(f"http://{admin.address}/hi").read()
     b'there'
     """
@@ -191,29 +227,48 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not self.server.any_host and name.lower() not in _LOCAL_NAMES:
             return Response(b"this address is only served as localhost\n", status=421)
         url = urllib.parse.urlsplit(self.path)
-        page = self.server.pages.get(url.path)
+        page, rest = self.server.pages.get(url.path), ""
+        if page is None:
+            above, slash, rest = url.path.rpartition("/")
+            page = self.server.pages.get(above + slash) if above and rest else None
         if page is None:
             known = "\n".join(sorted(self.server.pages))
             return Response(f"there is no such page; there are:\n{known}\n".encode(), status=404)
+        headers = {name.lower(): value for name, value in self.headers.items()}
         try:
-            return page(urllib.parse.parse_qs(url.query))
+            query = urllib.parse.parse_qs(url.query)
+            return page(Request(query, urllib.parse.unquote(rest), headers))
         except Exception:
             log.exception("the admin page %s failed", url.path[:100])
             return Response(b"the page failed, see the sidecar's log\n", status=500)
 
+    def _refuse_method(self) -> None:
+        """All there is can only be read."""
+        self.server.asked(self.connection)
+        answer = Response(b"only GET and HEAD\n", status=405, headers={"Allow": "GET, HEAD"})
+        self.close_connection = True
+        self._send(answer, with_body=True)
+
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _refuse_method
+
     def _send(self, response: Response, with_body: bool) -> None:
         self.send_response(response.status)
-        self.send_header("Content-Type", response.content_type)
-        self.send_header("X-Content-Type-Options", "nosniff")
-        self.send_header("Cache-Control", "no-store")
-        if isinstance(response.body, bytes):
-            self.send_header("Content-Length", str(len(response.body)))
+        headers = {**SAFE_HEADERS, "Content-Type": response.content_type, **response.headers}
+        body = response.body
+        if isinstance(body, bytes):
+            if len(body) >= GZIP_BYTES and "gzip" in self.headers.get("Accept-Encoding", ""):
+                body = gzip.compress(body, 1, mtime=0)
+                headers["Content-Encoding"] = "gzip"
+            headers["Vary"] = "Accept, Accept-Encoding"
+            headers["Content-Length"] = str(len(body))
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.end_headers()
-        if isinstance(response.body, bytes):
+        if isinstance(body, bytes):
             if with_body:
-                self.wfile.write(response.body)
+                self.wfile.write(body)
             return
-        with contextlib.closing(response.body) as parts:
+        with contextlib.closing(body) as parts:
             for part in parts if with_body else ():
                 self.wfile.write(part)
 

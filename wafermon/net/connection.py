@@ -58,7 +58,9 @@ class Connection:
         "_writing",
         "origin",
         "session",
+        "since",
         "sock",
+        "src",
     )
 
     def __init__(self, door: Door, sock: Transport, session: Session, origin: str) -> None:
@@ -66,6 +68,9 @@ class Connection:
         self.session = session
         #: Whom to hold to account for a wrong secret.
         self.origin = origin
+        #: Whose first message came, and when; most connections belong to one source.
+        self.src = ""
+        self.since = 0.0
         session.on_superseded = lambda: self.close("superseded")
         self._door = door
         self._watch = door.watch  # a reload may give the door another one
@@ -141,10 +146,17 @@ class Connection:
                 self.refuse()
                 return
         if batch or batch.rejects:
+            if batch and not self.src:
+                self.belongs_to(next(iter(batch.sources)))
             batch.received_ms = int(now * 1000)
             server.outlet.submit(batch, self)
         if batch.receipt or self.session.greets:
             self.expect(batch.receipt)
+
+    def belongs_to(self, src: str) -> None:
+        """Its first message has come."""
+        self.src, self.since = src, self._door.server.loop.clock()
+        self._door.server.outlet.joined(src)
 
     def expect(self, q: int) -> None:
         """Have a receipt sent once all that was submitted up to now is safe."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import logging
 import time
@@ -181,6 +182,8 @@ class Intake:
             receipts = [(c, c.session.note(numbers, now)) for c, numbers in asked]
             batch.marks = [m for c, _ in asked if (m := c.session.mark) is not None]
         batch.received_ms = int(now * 1000)
+        if not all(connection.src for connection, _ in parts):
+            _name(counted, batch)
         outlet = self._server.outlet
         outlet.submit(batch, parts[0][0] if len(parts) == 1 else Crowd(counted, batch))
         for connection, q in receipts:
@@ -191,6 +194,16 @@ class Intake:
     def _take_apart(self, parts: Parts) -> None:
         for connection, frames in parts:
             connection.take(frames)
+
+
+def _name(counted: Sequence[tuple[Connection, int]], batch: Batch) -> None:
+    """Note to whom each connection belongs whose first messages these are."""
+    first = 0
+    with contextlib.suppress(RecursionError):  # as in `Feeders.hold_back`; the next one tells
+        for connection, count in counted:
+            if not connection.src and count:
+                connection.belongs_to(batch.messages[first]["src"])
+            first += count
 
 
 def _asked(

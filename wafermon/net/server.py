@@ -46,6 +46,12 @@ class Outlet(Protocol):
     def forget(self, feeder: Feeder) -> None:
         """That feeder is gone."""
 
+    def joined(self, src: str) -> None:
+        """The first message of a connection has come, from this source."""
+
+    def left(self, src: str, lived: float) -> None:
+        """A connection of this source has ended, so many seconds after its first message."""
+
 
 class Server:
     """Listen, read, decode, and hand batches to one outlet.
@@ -69,6 +75,8 @@ class Server:
     ...     def submit(self, batch, feeder=None): print(len(batch))
     ...     def expect(self, feeder, q): pass
     ...     def forget(self, feeder): pass
+    ...     def joined(self, src): pass
+    ...     def left(self, src, lived): pass
     >>> with Server([Listen(TcpAddress("127.0.0.1", 0))], Print()) as server:
     ...     host, port = server.addresses[0].split(":")
     ...     with socket.create_connection((host, int(port))) as client:
@@ -291,6 +299,8 @@ class Server:
     def closed(self, connection: Connection, reason: str) -> None:
         """A connection ended; called by its door."""
         self.outlet.forget(connection)
+        if connection.src:
+            self.outlet.left(connection.src, self.loop.clock() - connection.since)
         self.count_end(reason)
 
     def count_end(self, reason: str) -> None:

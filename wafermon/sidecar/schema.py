@@ -20,20 +20,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Optional, Union
 
 from wafermon.message import LEVELS, MAX_NAME_CHARS, ROUTED_TYPES
+from wafermon.sidecar.fields import section, setting, table
 from wafermon.sidecar.kinds import (
     Account,
     Bytes,
     Choice,
     Flag,
     Integer,
-    Kind,
     Mode,
     Number,
     Scalar,
     Seconds,
     Section,
     Several,
-    Table,
     Template,
     Text,
     Variant,
@@ -67,36 +66,6 @@ _IDLE_TIMEOUT = (
     0,
     "A peer that is silent this long is disconnected; 0 = never.",
 )
-
-
-def setting(kind: Kind, default: Any, doc: str, unit: str = "") -> Any:
-    """A field of the schema.
-
-    Args:
-        kind: what it accepts.
-        default: as it would stand in a file; `...` where the key is required. None means that
-            null may stand in the file, which is the same as leaving the key out.
-        doc: one sentence of meaning.
-        unit: what a number counts, where the kind does not know.
-    """
-    metadata = {"kind": kind, "doc": doc, "unit": unit or kind.unit, "default": default}
-    if default is ...:
-        return dataclasses.field(metadata=metadata)
-    if default is None:
-        nothing: Any = () if isinstance(kind, Several) else None
-        return dataclasses.field(default=nothing, metadata={**metadata, "nullable": True})
-    return dataclasses.field(default=kind.read(default), metadata=metadata)
-
-
-def section(cls: Any, doc: str) -> Any:
-    """A field that is a section of its own, with all the defaults of its class."""
-    return dataclasses.field(default_factory=cls, metadata={"kind": Section(cls), "doc": doc})
-
-
-def table(key: Text, item: Kind, doc: str, default: Any = dict) -> Any:
-    """A field that is a mapping with keys of the user's; `default` makes it where it is empty."""
-    metadata = {"kind": Table(key, item), "doc": doc, "unit": "", "default": None}
-    return dataclasses.field(default_factory=default, metadata=metadata)
 
 
 def in_data_dir(name: str, doc: str) -> Any:

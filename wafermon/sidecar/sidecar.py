@@ -14,10 +14,11 @@ from wafermon.errors import ConfigError
 from wafermon.flow import Correlator
 from wafermon.net import AdminServer, EventLoop, Inherited, Server, Workers
 from wafermon.observe import Family, Registry, family
-from wafermon.sidecar import build, pages
+from wafermon.sidecar import build
 from wafermon.sidecar.data_dir import DISK_FAULTS, DataDir
 from wafermon.sidecar.exchange import Exchange
 from wafermon.sidecar.listeners import listens
+from wafermon.sidecar.pages import pages
 from wafermon.sidecar.reload import Loaded, needs_restart
 from wafermon.sidecar.schema import Config
 from wafermon.sidecar.secrets import Credentials
@@ -65,7 +66,8 @@ class Sidecar:
         self._inherited.warn_of_unused()
         #: What is in force.
         self.config = config
-        self._loaded = loaded or Loaded()
+        #: Where that comes from.
+        self.loaded = loaded or Loaded()
         self._changing = threading.Lock()
         self._stopping = threading.Event()
         self._slots = Slots(config.sidecar.performance.worker_threads)
@@ -107,16 +109,8 @@ class Sidecar:
             workers=self.workers,
         )
         health = config.sidecar.health
-        self.admin = AdminServer(
-            health.host,
-            health.metrics_port,
-            {
-                "/health": pages.health(self.pipeline, self.status, self._loaded.shown),
-                "/metrics": pages.metrics(self.registry),
-                "/tail": pages.stream(self.tail),
-            },
-        )
-        parts = (self.pipeline, self._dead_letters, self.server, self.correlator, self._loaded)
+        self.admin = AdminServer(health.host, health.metrics_port, pages(self))
+        parts = (self.pipeline, self._dead_letters, self.server, self.correlator, self.loaded)
         for part in (*parts, self):
             self.registry.register(part.collect)
         if journal is not None:
