@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 from support import ROOT, eventually
@@ -22,6 +23,11 @@ def stored(sidecar, **selection):
         return [line for _, line, _ in store.query(Selection(**selection))]
     except StoreError:
         return []  # its backend has not even made the file
+
+
+def health(admin):
+    with urllib.request.urlopen(f"http://{admin}/health", timeout=10) as answer:
+        return json.load(answer)
 
 
 def wafermon(*arguments, **more):
@@ -348,12 +354,14 @@ def test_a_stop_tells_of_senders_that_it_had_to_cut_off(start_sidecar, tmp_path)
 
 
 def test_a_stderr_that_nobody_reads_stops_nothing(tmp_path):
+    """With something to log, too: what is left of that in the buffer must not make it fail."""
     reader, writer = os.pipe()
-    ready = tmp_path / "ready"
+    ready, config = tmp_path / "ready", tmp_path / "config.json"
+    config.write_text("{}")
     process = subprocess.Popen(
         [sys.executable, "-m", "wafermon", "run", "--data", str(tmp_path / "data"), "--tcp",
-         "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file", str(ready)],
-        cwd=ROOT, stderr=writer,
+         "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file", str(ready), "--config", str(config)],
+        cwd=ROOT, stderr=writer, env={**os.environ, "PYTHONUNBUFFERED": ""},
     )
     os.close(writer)
     os.close(reader)
@@ -362,6 +370,10 @@ def test_a_stderr_that_nobody_reads_stops_nothing(tmp_path):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(json.loads(ready.read_text())["unix"])
             sock.sendall(b"".join(frames(500)))
+        config.write_text("rubbish")
+        process.send_signal(signal.SIGHUP)
+        admin = json.loads(ready.read_text())["admin"]
+        eventually(lambda: health(admin)["config"] == "stale")
         process.terminate()
         assert process.wait(30) == 0
     finally:

@@ -81,8 +81,11 @@ def host_and_port(text: str) -> tuple[str, int]:
 def run(options: argparse.Namespace) -> int:
     """Start, wait for a signal, stop."""
     logging.basicConfig(stream=sys.stderr, format="wafermon: %(levelname)s: %(message)s")
-    with contextlib.closing(Signals()) as signals:
-        return _run(options, signals)
+    try:
+        with contextlib.closing(Signals()) as signals:
+            return _run(options, signals)
+    finally:
+        _leave_stderr()
 
 
 def _run(options: argparse.Namespace, signals: Signals) -> int:
@@ -118,6 +121,16 @@ def say(text: str) -> None:
     """A line on stderr, as far as there is one: a closed pipe or a full disk must stop nothing."""
     with contextlib.suppress(OSError, ValueError):
         print(f"wafermon: {text}", file=sys.stderr, flush=True)
+
+
+def _leave_stderr() -> None:
+    """Let a stderr that nobody reads make no failure of a clean end: the interpreter flushes it
+    last of all, and exits with 120 where that fails with a line that `logging` left there."""
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def configure(options: argparse.Namespace) -> Config:
