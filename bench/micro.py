@@ -19,6 +19,7 @@ from wafermon.message import Batch
 from wafermon.observe import Registry, render
 from wafermon.testing import frame
 from wafermon.wire import Decoder, Session
+from wafermon.wire.blocks import BlockDecoder
 
 #: Frames of one read: about 64 KiB.
 BLOCK_FRAMES = 300
@@ -102,6 +103,8 @@ def _wire() -> Iterator[tuple[str, Function]]:
     ):
         read = functools.partial(bytes, data)
         yield f"Decoder.feed, {name}", Function(decoder.feed, BLOCK_FRAMES, read)
+    blocks, parsed = BlockDecoder(), functools.partial(bytes, plain)
+    yield "BlockDecoder.parse, a block", Function(blocks.parse, BLOCK_FRAMES, parsed)
     session = Session()
     session.receive(plain)
     yield "Session.receive", Function(session.receive, BLOCK_FRAMES, lambda: plain)

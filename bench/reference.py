@@ -1,9 +1,10 @@
 """What the sidecar is compared with: the least that Python can do with the same bytes.
 
-    python3 -m bench.reference loads|blocks OUTPUT READY_FILE
+    python3 -m bench.reference loads|blocks|sieve OUTPUT READY_FILE
 
-`loads` is the obvious program: receive, one `json.loads` a line, write. `blocks` only decodes, by
-the project's own decoder, and writes: no queue, no route, no counters.
+`loads` is the obvious program: receive, one `json.loads` a line, write. `blocks` decodes a read by
+one parse and looks at each envelope, `sieve` only recognises it, both by the project's own decoder;
+then they write: no queue, no route, no counters.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import sys
 from typing import Callable
 
 from wafermon.wire import Decoder
+from wafermon.wire.blocks import BlockDecoder
 
-LOADS, BLOCKS = "loads", "blocks"
+LOADS, BLOCKS, SIEVE = "loads", "blocks", "sieve"
 _READ_BYTES = 65_536
 
 Feed = Callable[[bytes], bytes]
@@ -38,8 +40,20 @@ def loads() -> Feed:
     return feed
 
 
+class _Parser(BlockDecoder):
+    """Parse every block."""
+
+    decode = BlockDecoder.parse
+
+
 def blocks() -> Feed:
     """Take bytes, give whole lines; a read is parsed at once."""
+    decoder = Decoder(blocks=_Parser())
+    return lambda data: decoder.feed(data).raw
+
+
+def sieve() -> Feed:
+    """Take bytes, give whole lines; a read is parsed only where that is needed."""
     decoder = Decoder()
     return lambda data: decoder.feed(data).raw
 
@@ -73,9 +87,9 @@ def serve(make_feed: Callable[[], Feed], output: int, ready_file: str) -> None:
 
 
 def main(kind: str, output: str, ready_file: str) -> None:
-    """Serve one of the two."""
+    """Serve one of them."""
     file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    serve({LOADS: loads, BLOCKS: blocks}[kind], file, ready_file)
+    serve({LOADS: loads, BLOCKS: blocks, SIEVE: sieve}[kind], file, ready_file)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from bench import process
 from bench.loadgen import CONNECTIONS, FRAME_BYTES, LoadGenerator, check
 from bench.receiver import SIDECAR, Receiver, receiver
-from bench.reference import BLOCKS, LOADS
+from bench.reference import BLOCKS, LOADS, SIEVE
 from bench.report import Table
 
 GATHERED_BYTES = 65_536
@@ -32,13 +32,16 @@ _RECEIVERS = {
     SIDECAR: "sidecar",
     LOADS: "reference: recv, json.loads a line, write",
     BLOCKS: "reference: recv, decode in blocks, write",
+    SIEVE: "reference: recv, recognise blocks, write",
 }
 
 _RATIOS = {
     "CPU, of json.loads": (LOADS, "CPU us/message"),
     "CPU, of blocks": (BLOCKS, "CPU us/message"),
+    "CPU, of recognising": (SIEVE, "CPU us/message"),
     "Messages/s, of json.loads": (LOADS, "Messages/s"),
     "Messages/s, of blocks": (BLOCKS, "Messages/s"),
+    "Messages/s, of recognising": (SIEVE, "Messages/s"),
 }
 
 
@@ -66,7 +69,7 @@ def cases() -> list[Case]:
     places = (True, False) if None not in process.cores() else (False,)
     made = []
     for write_bytes, transport in itertools.product((GATHERED_BYTES, 0), ("tcp", "unix")):
-        for kind in (LOADS, BLOCKS):
+        for kind in (LOADS, BLOCKS, SIEVE):
             made.append(Case(kind, write_bytes, transport, places[0]))
         for pinned, span_share in itertools.product(places, (0, 10)):
             made.append(Case(SIDECAR, write_bytes, transport, pinned, span_share))

@@ -11,7 +11,7 @@ import enum
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 Message = dict[str, Any]
 
@@ -161,6 +161,7 @@ class Batch:
         "hellos",
         "marks",
         "numbered",
+        "on_decode",
         "raw",
         "receipt",
         "received_ms",
@@ -198,6 +199,8 @@ class Batch:
         self.duplicates = 0
         #: Its number in the journal; 0 where there is none.
         self.seq = 0
+        #: Called when somebody asks for the messages and they are not there.
+        self.on_decode: Optional[Callable[[], None]] = None
         self._messages = messages
         self._lines: Optional[list[bytes]] = None
         self._parts: Sequence[Batch] = ()
@@ -218,18 +221,28 @@ class Batch:
         sources: dict[str, int],
         numbers: Optional[list[int]],
         telling: Sequence[int],
+        told: Optional[Sequence[Message]] = None,
     ) -> Batch:
-        """A batch of which somebody else has decoded the messages, and tells this.
+        """A batch whose messages are not decoded here, or not all; this is known of them.
 
         Args:
             raw: as above; so are `sources`.
             count: how many messages it holds.
             numbers: the receipt that each asks for; None where none does.
             telling: the indexes of the `telling` ones.
+            told: these, where they are at hand.
         """
         batch = cls(raw, sources=sources, count=count, numbered=numbers is not None)
         batch._numbers, batch._telling_at = numbers, telling
+        batch._telling = None if told is None else list(told)
         return batch
+
+    @property
+    def telling_at(self) -> Sequence[int]:
+        """The indexes of the telling messages."""
+        if self._telling_at is None:
+            self._telling_at = [i for i, m in enumerate(self.messages) if is_telling(m)]
+        return self._telling_at
 
     def __len__(self) -> int:
         return self._count
@@ -241,6 +254,8 @@ class Batch:
     def messages(self) -> list[Message]:
         """The decoded messages, in order."""
         if self._messages is None:
+            if self.on_decode is not None:
+                self.on_decode()
             # Each line is known to be one object, so commas between them are exact here.
             text = self.raw[:-1].decode("utf-8").replace("\n", ",")
             self._messages = json.loads(f"[{text}]")
@@ -270,18 +285,20 @@ class Batch:
     @property
     def numbers(self) -> list[int]:
         """The receipt that each message asks for; 0 for none."""
-        if self._numbers is None:
+        if self._numbers is None and not self.numbered and self._telling_at is not None:
+            self._numbers = [0] * self._count
+        elif self._numbers is None:
             self._numbers = [message.get("q", 0) for message in self.messages]
         return self._numbers
 
     @property
     def telling(self) -> list[Message]:
         """The messages that observers look into, as `is_telling` has it."""
-        if self._telling is None and self._telling_at is None:
-            self._telling = [m for m in self.messages if is_telling(m)]
+        if self._telling is None and self._messages is not None:
+            self._telling = [m for m in self._messages if is_telling(m)]
         elif self._telling is None:
-            at, lines = self._telling_at, self.lines if self._telling_at else []
-            text = b",".join([lines[i] for i in at or ()])
+            at, lines = self.telling_at, self.lines if self.telling_at else []
+            text = b",".join([lines[i] for i in at])
             self._telling = json.loads(b"[%b]" % text)
         return self._telling
 

@@ -8,7 +8,7 @@ from typing import Any
 from bench.addresses import free_port
 from bench.peers.contender import ALL, FLAT, LOSS, PACED, Contender
 from bench.receiver import Program, reference, sidecar
-from bench.reference import BLOCKS, LOADS
+from bench.reference import BLOCKS, LOADS, SIEVE
 from bench.tls import certificate
 from wafermon import __version__
 
@@ -87,4 +87,5 @@ def ours() -> list[Contender]:
     rows.append(Sidecar("journal on, receipts", {}, receipts=True, cases=(LOSS,)))
     rows.append(Reference(LOADS, "json.loads a line"))
     rows.append(Reference(BLOCKS, "decode in blocks"))
+    rows.append(Reference(SIEVE, "recognise blocks"))
     return rows

@@ -63,8 +63,8 @@ class _Plan(NamedTuple):
     """What happens to the messages of a source."""
 
     steps: list[_Step]
-    #: The backend that gets all of them, where no other one gets any.
-    only: Optional[str]
+    #: The backends that get all of them, where no other one gets any: none of them is looked at.
+    whole: Optional[tuple[str, ...]]
 
 
 class _Choice:
@@ -166,8 +166,8 @@ class Router:
         sources = batch.sources
         plans = {source: self._plan(source) for source in sources}
         first = next(iter(plans.values()), _NOWHERE)
-        if first.only is not None and all(p.only == first.only for p in plans.values()):
-            return [(first.only, batch)]
+        if first.whole is not None and all(p.whole == first.whole for p in plans.values()):
+            return [(backend, batch) for backend in first.whole]
         choice = _Choice(batch.messages)
         if len(plans) == 1:
             choice.add(first.steps, range(len(batch)))
@@ -218,7 +218,9 @@ class Router:
 
 def _plan(rules: Iterable[Rule]) -> _Plan:
     steps = [_compile(rule) for rule in rules]
-    return _Plan(steps, steps[0].backend if len(steps) == 1 and steps[0].takes_all else None)
+    if not steps or not all(step.takes_all for step in steps):
+        return _Plan(steps, None)
+    return _Plan(steps, tuple(dict.fromkeys(step.backend for step in steps)))
 
 
 _NOWHERE = _Plan([], None)

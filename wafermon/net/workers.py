@@ -22,7 +22,7 @@ import struct
 import time
 from typing import Any, Callable, NamedTuple, NoReturn, Optional
 
-from wafermon.message import Batch, is_telling
+from wafermon.message import Batch
 from wafermon.net.loop import EventLoop
 from wafermon.observe import Family, family
 from wafermon.wire.blocks import BlockDecoder
@@ -369,8 +369,8 @@ def _describe(batch: Optional[Batch]) -> Any:
     """What the owner wants to know of a block; None where it has to look itself."""
     if batch is None or batch.hellos or batch.goodbyes:
         return None
-    telling = [index for index, message in enumerate(batch.messages) if is_telling(message)]
-    return len(batch), batch.sources, batch.numbers if batch.numbered else None, telling
+    numbers = batch.numbers if batch.numbered else None
+    return len(batch), batch.sources, numbers, list(batch.telling_at)
 
 
 def _packed(answer: Any) -> bytes:

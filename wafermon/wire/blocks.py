@@ -1,8 +1,8 @@
 """Whole lines in, a batch out: the one place where frames are parsed and checked.
 
-A block of lines is parsed at once (1.8 us a message against 3.4 line by line); only a block in
-which something is wrong is gone through line by line, to name the culprit. Both ways accept
-exactly the same frames.
+A block of frames as SDKs write them is recognised without a parse (`sieve.py`). Any other is parsed
+at once (1.8 us a message against 3.4 line by line); only one in which something is wrong is gone
+through line by line, to name the culprit. All ways accept exactly the same frames.
 """
 
 from __future__ import annotations
@@ -25,9 +25,12 @@ from wafermon.message import (
     check,
     is_integer,
 )
+from wafermon.wire.sieve import Sieve
 
 #: Of an oversize frame this much is kept for the dead letters (protocol section 2).
 OVERSIZE_KEPT_BYTES = 1024
+#: Blocks that are parsed without trying the sieve, once somebody has asked for what it left out.
+PARSED_BLOCKS = 100
 #: A bound on the sources that are remembered as well-formed; the memory starts anew when full.
 KNOWN_SOURCES = 10_000
 
@@ -106,12 +109,17 @@ class BlockDecoder:
         self._separator = secrets.token_urlsafe(9)
         self._glue = f',"{self._separator}",'
         self._known_sources: set[str] = set()
+        self._sieve = Sieve()
+        self._to_parse = 0
         #: Of the block at hand.
         self._hellos = self._goodbyes = 0
         self._numbered = False
 
     def decode(self, block: bytes) -> Optional[Batch]:
-        """Decode a block by one parse.
+        """Decode a block, or tell that this can be left to who wants its messages.
+
+        Where messages are wanted after all, the next blocks are parsed here: to do both costs a
+        third more.
 
         Args:
             block: whole lines, each known to be within the bound of a frame.
@@ -119,6 +127,20 @@ class BlockDecoder:
         Returns:
             None where anything at all is wrong with it, or a line is empty.
         """
+        if self._to_parse:
+            self._to_parse -= 1
+            return self.parse(block)
+        batch = self._sieve.sift(block)
+        if batch is None:
+            return self.parse(block)
+        batch.on_decode = self._on_decode
+        return batch
+
+    def _on_decode(self) -> None:
+        self._to_parse = PARSED_BLOCKS
+
+    def parse(self, block: bytes) -> Optional[Batch]:
+        """Decode a block by one parse; arguments and results as above."""
         try:
             text = block[:-1].decode("utf-8")
             joined = text.replace("\n", self._glue)
