@@ -132,6 +132,9 @@ def test_so_is_any_mixture():
     b'{"v":1,"src":"\xc2\x85","ts":1,"type":"event","data":{}}\n',
     b'{"v":1,"src":"","ts":1,"type":"event","data":{}}\n',
     b'{"v":1,"src":"a","ts":1,"type":"event","data":{}}\r\n',
+    b'{"v":1,"src":"a","ts":1,"type":"event","data":{"x":"a\nb"}}\n',
+    b'{"v":1,"src":"a\nb","ts":1,"type":"span","tid":"t","sid":"s","data":{}}\n',
+    b'{"v":1,"src":"etl","ts":1,"type":"event","data":{"x":"\n{"}}\n',
     b"\n",
 ])
 def test_what_is_not_is_left_to_the_parser(line):

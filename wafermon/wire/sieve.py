@@ -121,11 +121,17 @@ class Sieve:
         return None if found is None else Batch.described(block, count, sources, numbers, *found)
 
     def _sources(self, block: bytes, count: int) -> Optional[dict[str, int]]:
-        """How many lines each source has; None where a name is not known to be one."""
+        """How many lines each source has; None where a name is none, or a string holds a line end.
+
+        To the pattern that is a character of the string. But what follows it there is no head of
+        a line: that has quotes, of which the first would be the end of the string.
+        """
         end = block.index(b'"', len(_HEAD)) + 1
         if block.count(b"\n" + block[:end]) == count - 1:  # the usual case
             src = self._name(block[len(_HEAD) : end - 1])
             return None if src is None else {src: count}
+        if block.count(b"\n" + _HEAD) != count - 1:
+            return None
         counts: dict[str, int] = {}
         for line in block.split(b"\n")[:-1]:
             src = self._name(line[len(_HEAD) : line.index(b'"', len(_HEAD))])
