@@ -15,7 +15,7 @@ import re
 import sys
 from typing import Optional
 
-from wafermon.message import MAX_NAME_CHARS, Batch, Message, check, is_name, is_telling
+from wafermon.message import BARE_TYPES, MAX_NAME_CHARS, Batch, Message, is_name, is_telling
 
 # From 3.11 on what was matched once is not tried otherwise. Before, a match that fails in the end
 # takes twice as long, and no more: at each place the next byte tells which way is the right one.
@@ -179,9 +179,18 @@ def _telling(
         odd = [one or b'"tid":"' in line for one, line in zip(odd, lines)]
     indexes = [*itertools.compress(range(len(lines)), odd)]
     messages = json.loads(b"[%b]" % b",".join([lines[index] for index in indexes]))
-    if any(check(message) is not None for message in messages):
+    if not all(map(_is_whole, messages)):
         return None
     if all(map(is_telling, messages)):
         return indexes, messages
     pairs = [pair for pair in zip(indexes, messages) if is_telling(pair[1])]
     return [index for index, _ in pairs], [message for _, message in pairs]
+
+
+def _is_whole(message: Message) -> bool:
+    """Whether a message that the pattern matched lacks no field of its type: 0.1 us where `check`
+    takes 0.9, as each field that is there was looked at already."""
+    kind = message["type"]
+    if kind == "span":
+        return "sid" in message and "tid" in message and "data" in message
+    return "data" in message or kind in BARE_TYPES
