@@ -1,8 +1,16 @@
 """Metrics that components are asked for, and how a scrape sees them."""
 
-from wafermon.observe.exposition import CONTENT_TYPE, render
+from wafermon.observe import process
+from wafermon.observe.exposition import (
+    CONTENT_TYPE,
+    OPENMETRICS_TYPE,
+    exposition,
+    render,
+    render_openmetrics,
+)
 from wafermon.observe.metrics import (
     OTHER,
+    Buckets,
     CappedCounts,
     Family,
     Histogram,
@@ -13,12 +21,17 @@ from wafermon.observe.metrics import (
 
 __all__ = [
     "CONTENT_TYPE",
+    "OPENMETRICS_TYPE",
     "OTHER",
+    "Buckets",
     "CappedCounts",
     "Family",
     "Histogram",
     "Registry",
     "Sample",
+    "exposition",
     "family",
+    "process",
     "render",
+    "render_openmetrics",
 ]

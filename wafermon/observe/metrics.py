@@ -7,6 +7,7 @@ scraped and knows nothing of its own. There is no default registry.
 from __future__ import annotations
 
 import bisect
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Callable, NamedTuple
@@ -28,13 +29,47 @@ class Sample(NamedTuple):
     value: float
 
 
+class Buckets(NamedTuple):
+    """One histogram of a family: all its lines in one piece, as a page may hold hundreds of them.
+
+    Attributes:
+        labels: those that all its lines have.
+        edges: upper bounds of the buckets as they are written, the last is `+Inf`.
+        counts: of each bucket, what is in there alone.
+        total: the sum of what was observed.
+    """
+
+    labels: Labels
+    edges: Sequence[str]
+    counts: Sequence[int]
+    total: float
+
+    def samples(self) -> list[Sample]:
+        """The cumulative buckets, the sum and the count."""
+        totals = list(itertools.accumulate(self.counts))
+        return [
+            *[
+                Sample("_bucket", (*self.labels, ("le", edge)), count)
+                for edge, count in zip(self.edges, totals)
+            ],
+            Sample("_sum", self.labels, self.total),
+            Sample("_count", self.labels, totals[-1]),
+        ]
+
+
 class Family(NamedTuple):
-    """All samples of one name. `kind` is `counter`, `gauge` or `histogram`."""
+    """All samples of one name. `kind` is `counter`, `gauge` or `histogram`; the samples of a
+    histogram may stand as `buckets`."""
 
     name: str
     kind: str
     about: str
     samples: Sequence[Sample]
+    buckets: Sequence[Buckets] = ()
+
+    def all_samples(self) -> list[Sample]:
+        """Those of the buckets, too."""
+        return [*self.samples, *[s for buckets in self.buckets for s in buckets.samples()]]
 
 
 def family(
@@ -98,8 +133,8 @@ class Histogram:
 
     >>> histogram = Histogram((0.1, 1.0))
     >>> histogram.observe(0.05); histogram.observe(7)
-    >>> [(dict(s.labels).get("le"), s.value) for s in histogram.samples()]
-    [('0.1', 1.0), ('1.0', 1.0), ('+Inf', 2.0), (None, 7.05), (None, 2.0)]
+    >>> [(dict(s.labels).get("le"), s.value) for s in histogram.buckets().samples()]
+    [('0.1', 1), ('1.0', 1), ('+Inf', 2), (None, 7.05), (None, 2)]
     """
 
     #: Seconds, from a local file to a server that is nearly gone.
@@ -107,6 +142,7 @@ class Histogram:
 
     def __init__(self, bounds: Sequence[float] = LATENCY) -> None:
         self._bounds = tuple(bounds)
+        self._edges = (*map(str, self._bounds), "+Inf")
         self._counts = [0] * (len(self._bounds) + 1)
         self._sum = 0.0
 
@@ -115,15 +151,9 @@ class Histogram:
         self._counts[bisect.bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def samples(self, labels: Labels = ()) -> list[Sample]:
-        """The cumulative buckets, the sum and the count."""
-        samples, total = [], 0
-        for bound, count in zip((*map(str, self._bounds), "+Inf"), list(self._counts)):
-            total += count
-            samples.append(Sample("_bucket", (*labels, ("le", bound)), float(total)))
-        samples.append(Sample("_sum", labels, self._sum))
-        samples.append(Sample("_count", labels, float(total)))
-        return samples
+    def buckets(self, labels: Labels = ()) -> Buckets:
+        """What was observed so far."""
+        return Buckets(labels, self._edges, list(self._counts), self._sum)
 
 
 Collect = Callable[[], Iterable[Family]]
@@ -154,33 +184,34 @@ class Registry:
         Raises:
             ValueError: a name or label is not valid, or two components disagree on a kind.
         """
-        merged: dict[str, Family] = {}
+        named: dict[str, list[Family]] = {}
         for collect in list(self._collects):
             for found in collect():
                 _check_names(found)
-                known = merged.get(found.name)
-                if known is None:
-                    merged[found.name] = found
-                elif known.kind != found.kind:
-                    raise ValueError(f"{found.name} is a {known.kind} and a {found.kind}")
-                else:
-                    merged[found.name] = known._replace(
-                        samples=_added([*known.samples, *found.samples])
-                    )
-        return iter(merged.values())
+                known = named.setdefault(found.name, [])
+                known.append(found)
+                if known[0].kind != found.kind:
+                    raise ValueError(f"{found.name} is a {known[0].kind} and a {found.kind}")
+        return iter([_merged(families) for families in named.values()])
 
 
-def _added(samples: Sequence[Sample]) -> list[Sample]:
+def _merged(families: Sequence[Family]) -> Family:
+    if len(families) == 1:
+        return families[0]
     values: dict[tuple[str, Labels], float] = {}
-    for suffix, labels, value in samples:
-        values[suffix, labels] = values.get((suffix, labels), 0) + value
-    return [Sample(suffix, labels, value) for (suffix, labels), value in values.items()]
+    for found in families:
+        for suffix, labels, value in found.all_samples():
+            values[suffix, labels] = values.get((suffix, labels), 0) + value
+    samples = [Sample(suffix, labels, value) for (suffix, labels), value in values.items()]
+    return families[0]._replace(samples=samples, buckets=())
 
 
 def _check_names(found: Family) -> None:
     if _NAME.match(found.name) is None:
         raise ValueError(f"{found.name!r} is not a valid metric name")
-    for sample in found.samples:
-        for label, _ in sample.labels:
-            if _LABEL.match(label) is None:
-                raise ValueError(f"{label!r} is not a valid label name")
+    if found.kind == "counter" and not found.name.endswith("_total"):
+        raise ValueError(f"{found.name} is a counter and must end in _total")  # OpenMetrics
+    labels = [*[one.labels for one in found.samples], *[one.labels for one in found.buckets]]
+    for label in {label for pairs in labels for label, _ in pairs}:
+        if _LABEL.match(label) is None:
+            raise ValueError(f"{label!r} is not a valid label name")
