@@ -14,7 +14,8 @@ from typing import Any, Callable, NamedTuple
 from bench.report import Table
 from wafermon.backends import FileBackend, NullBackend
 from wafermon.delivery import BatchQueue, Journal, Pipeline, Route
-from wafermon.flow import Correlator, Router, Rule
+from wafermon.delivery.pipeline import Observer
+from wafermon.flow import Correlator, JobTracker, Presence, Router, Rule, UserMetrics
 from wafermon.message import Batch
 from wafermon.observe import Registry, render
 from wafermon.testing import frame
@@ -71,6 +72,7 @@ def functions(folder: str) -> Iterator[tuple[str, Function]]:
     """Row of the table -> what is timed."""
     yield from _wire()
     yield from _flow()
+    yield from _observers()
     yield from _delivery(folder)
     yield from _whole()
 
@@ -85,7 +87,8 @@ def block(sources: int = 1, **fields: Any) -> bytes:
 def spans() -> bytes:
     """The spans of three traces."""
     ids = ({"tid": f"t{n // 100}", "sid": f"s{n}"} for n in range(BLOCK_FRAMES))
-    return b"".join(frame(n, type="span", data=_DATA, **more) for n, more in enumerate(ids))
+    data = {"name": "load wafer", "duration_ms": 12.5, "status": "ok", "ctx": _CTX}
+    return b"".join(frame(n, type="span", data=data, **more) for n, more in enumerate(ids))
 
 
 def decoded(data: bytes) -> Callable[[], Batch]:
@@ -131,6 +134,39 @@ def _flow() -> Iterator[tuple[str, Function]]:
     packed = [one().packed() for _ in range(JOINED)]
     joined = Function(Batch.join, JOINED * BLOCK_FRAMES, lambda: packed)
     yield f"Batch.join, {JOINED} batches", joined
+
+
+def mixed() -> Callable[[], Batch]:
+    """Makes batches of which each tenth message is a span, ten of a trace, and none comes twice."""
+    decoder, numbers = Decoder(), itertools.count()
+
+    def batch() -> Batch:
+        first = next(numbers) * BLOCK_FRAMES
+        lines = [
+            frame(n, type="span", data={"name": "load", "duration_ms": 12},
+                  tid=f"{n // 100:032x}", sid=f"{n:016x}")
+            if n % 10 == 0 else frame(n, data=_DATA)
+            for n in range(first, first + BLOCK_FRAMES)
+        ]  # fmt: skip
+        return decoder.feed(b"".join(lines))
+
+    return batch
+
+
+def _observers() -> Iterator[tuple[str, Function]]:
+    presence, make = Presence(now=0.0), mixed()
+    correlator = Correlator()
+    seen: list[Observer] = [presence, JobTracker(presence), correlator, UserMetrics()]
+
+    def observe(batch: Batch) -> None:
+        for observer in seen:
+            observer.observe(batch, 0.0)
+
+    feed = Function(Decoder().feed, BLOCK_FRAMES, lambda: make().raw)
+    yield "Decoder.feed, 1/10 spans", feed
+    look = functools.partial(correlator.observe, now=0.0)
+    yield "Correlator.observe, 1/10 spans", Function(look, BLOCK_FRAMES, make)
+    yield "all observers, 1/10 spans", Function(observe, BLOCK_FRAMES, make)
 
 
 def _delivery(folder: str) -> Iterator[tuple[str, Function]]:

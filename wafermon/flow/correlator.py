@@ -1,81 +1,53 @@
-"""The correlator: span trees out of messages that arrive in any order, bounded in every way."""
+"""The correlator: traces out of messages that arrive in any order, bounded in every way."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections import OrderedDict
-from collections.abc import Iterator
-from typing import NamedTuple, Optional
+from collections.abc import Sequence
+from marshal import dumps
+from typing import Callable, Optional
 
-from wafermon.message import Batch, Message
+from wafermon.flow.service_graph import ServiceGraph
+from wafermon.flow.trace import Trace, better
+from wafermon.flow.trace_record import (
+    FIRST_NOTES,
+    LAST_NOTES,
+    NOTE_BYTES,
+    SPAN_BYTES,
+    Record,
+    pack_note,
+    unpack_span,
+)
+from wafermon.message import MAX_INTEGER, Batch, Message
 from wafermon.observe import Family, family
 
-
-class Span(NamedTuple):
-    """One span as it was told. `duration_ms` is None while it is open."""
-
-    sid: str
-    parent: Optional[str]
-    src: str
-    name: str
-    start_ms: int
-    duration_ms: Optional[float]
-    status: str
-    #: How many other messages belong to it.
-    messages: int = 0
-
-
-@dataclasses.dataclass
-class Node:
-    """A span in its tree. `orphan`: it names a parent that is not known."""
-
-    span: Span
-    children: list[Node]
-    orphan: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Trace:
-    """What is known of one trace: roots in order of their start.
-
-    A span whose parent is missing stands as a root with its mark; so does one span of a cycle.
-    """
-
-    tid: str
-    roots: list[Node]
-    #: Messages of the trace that belong to no known span.
-    loose_messages: int
-
-    def walk(self) -> Iterator[tuple[int, Node]]:
-        """All spans, parents before children, each with its depth."""
-        stack = [(0, root) for root in reversed(self.roots)]
-        while stack:
-            depth, node = stack.pop()
-            yield depth, node
-            stack += [(depth + 1, child) for child in reversed(node.children)]
-
-
-class _Record:
-    """A trace as it comes in: compact tuples only, as dicts that live long slow every garbage
-    collection down."""
-
-    __slots__ = ("messages", "spans", "touched")
-
-    def __init__(self) -> None:
-        self.spans: dict[str, Span] = {}
-        self.messages: dict[Optional[str], int] = {}
-        self.touched = 0.0
+#: The source of assembled traces, which belong to no trace themselves.
+OWN_SOURCE = "wafermon.traces"
+#: Traces that a call looks at beside those that it must, to forget or to settle them.
+STEPS = 32
+#: No trace may take more than this share of the memory of all.
+_LARGEST_SHARE = 4
+#: What a span may say of itself.
+_STATUS, _NUMBERS, _LONGEST_MS = ("ok", "error", "open"), (int, float), float(MAX_INTEGER)
 
 
 class Correlator:
-    """Collect spans and the messages that belong to them.
+    """Collect spans and the messages that belong to them; trees are built when they are asked for.
+
+    A trace is settled once its root is closed and nothing has come for a while, or when it is
+    forgotten before that.
 
     Args:
-        max_traces: traces remembered; past it the one untouched longest is evicted.
-        max_spans: spans, and sids with messages, remembered of one trace; more are counted.
         ttl: seconds after which an untouched trace is forgotten.
+        max_traces: traces remembered; past it the one untouched longest goes.
+        max_spans: spans, and span ids with messages, remembered of one trace; more are counted.
+        max_bytes: memory for all of it; past it, too, the one untouched longest goes. One trace
+            takes a quarter at most.
+        quiet: seconds of silence after which a trace is complete.
+        on_settled: is given each settled trace, once; it must be quick.
+        services: counts the spans by source and name.
 
-    Thread: loop only.
+    Thread: `observe`, `tidy` and `follow` loop only; the rest any.
 
     >>> correlator = Correlator()
     >>> correlator.observe(Batch(
@@ -88,16 +60,40 @@ class Correlator:
     """
 
     def __init__(
-        self, *, max_traces: int = 1_000, max_spans: int = 1_000, ttl: float = 3600.0
+        self,
+        *,
+        ttl: float = 3600.0,
+        max_traces: int = 10_000,
+        max_spans: int = 10_000,
+        max_bytes: int = 64_000_000,
+        quiet: float = 5.0,
+        on_settled: Optional[Callable[[Record], object]] = None,
+        services: Optional[ServiceGraph] = None,
     ) -> None:
-        self._max_traces = max_traces
-        self._max_spans = max_spans
-        self._ttl = ttl
-        self._records: OrderedDict[str, _Record] = OrderedDict()
+        self.follow(ttl, max_traces, max_spans, max_bytes, quiet)
+        self.on_settled = on_settled
+        self.services = services or ServiceGraph()
+        #: In order of their first message.
+        self._records: dict[str, Record] = {}
+        #: Those that something came for lately, and the others; the one untouched longest first.
+        self._active: OrderedDict[str, Record] = OrderedDict()
+        self._quiet: OrderedDict[str, Record] = OrderedDict()
+        #: Memory of all traces, as it is counted.
+        self.bytes = 0
         #: Spans and messages that were not taken up, by reason.
         self.left_out = {"bad_payload": 0, "trace_full": 0}
         #: Traces that were forgotten, by reason.
-        self.evicted = {"traces": 0, "ttl": 0}
+        self.evicted = {"traces": 0, "ttl": 0, "bytes": 0}
+        #: Traces that settled, by whether their root was closed.
+        self.settled = {"complete": 0, "incomplete": 0}
+
+    def follow(
+        self, ttl: float, max_traces: int, max_spans: int, max_bytes: int, quiet: float
+    ) -> None:
+        """Take up other bounds; what is too much by them goes little by little."""
+        self._ttl, self._quiet_seconds = ttl, quiet
+        self._max_traces, self._max_spans = max_traces, max_spans
+        self._max_bytes, self._largest = max_bytes, max_bytes // _LARGEST_SHARE
 
     def __len__(self) -> int:
         return len(self._records)
@@ -109,62 +105,192 @@ class Correlator:
             batch: any batch; messages without a `tid` are passed over.
             now: monotonic seconds.
         """
-        self._expire(now)
-        for message in batch.telling:
-            if "tid" in message:
-                self._take(message, now)
+        told, before = batch.told, self.bytes
+        spans: Sequence[Message] = told.get("span", ())
+        if spans:
+            self._take_spans(spans, now)
+        taken = len(spans)
+        for kind, messages in told.items():
+            if kind != "span":
+                for message in messages:
+                    if "tid" in message and message["src"] != OWN_SOURCE:
+                        self._take_message(message, now)
+                        taken += 1
+        # As much goes as has come, at the least, or it would pile up.
+        self.tidy(now, STEPS + 2 * taken + max(0, self.bytes - before) // 256)
+
+    def record(self, tid: str) -> Optional[Record]:
+        """All that is known of a trace, or None."""
+        record = self._records.get(tid)
+        return None if record is None or record.is_empty else record
+
+    def records(self) -> list[Record]:
+        """The traces that are remembered, the newest at the end."""
+        copy = list(self._records.values())  # one step, whatever the loop does meanwhile
+        return [record for record in copy if not record.is_empty]
+
+    def tids(self) -> list[str]:
+        """Their ids, in the same order."""
+        return list(self._records)
 
     def trace(self, tid: str) -> Optional[Trace]:
         """The tree of a trace as far as it is known, or None."""
-        record = self._records.get(tid)
-        return None if record is None else _tree(tid, record)
+        record = self.record(tid)
+        return None if record is None else record.trace()
 
-    def tids(self) -> list[str]:
-        """The traces that are remembered, the one touched last at the end."""
-        return list(self._records)
+    def _take_spans(self, messages: Sequence[Message], now: float) -> None:
+        # The one place that every span passes: no call that can be spared.
+        recall, count = self._records.get, self.services.count
+        for message in messages:
+            data = message["data"]
+            get = data.get
+            name, duration, status = get("name"), get("duration_ms"), get("status", "ok")
+            if status == "open":
+                duration = None
+            elif type(duration) not in _NUMBERS or not 0 <= duration <= _LONGEST_MS:
+                name = None
+            if type(name) is not str or status not in _STATUS:
+                self.left_out["bad_payload"] += 1
+                continue
+            sid, src, parent = message["sid"], message["src"], message.get("pid")
+            record = recall(message["tid"])
+            if record is None or record.touched != now or record.only_src != src:
+                record = self._touched(message["tid"], src, now)
+            fields = (parent, src, name, message["ts"], duration, status, get("kind"), get("ctx"))
+            try:
+                span = dumps(fields)
+            except ValueError:  # what was parsed on one stack is nested too deep for this one
+                span = dumps((*fields[:6], None, None))
+            spans = record.spans
+            known = spans.get(sid)
+            if known is not None:
+                if known != span:
+                    self._again(record, sid, known, span)
+                continue
+            if duration is not None:
+                count(src, name, duration, status)
+            if len(spans) >= self._max_spans or record.bytes >= self._largest:
+                self._leave_out(record)
+                continue
+            spans[sid] = span
+            record.version += 1
+            size = len(span) + len(sid) + SPAN_BYTES
+            record.bytes += size
+            self.bytes += size
+            if parent is None:
+                record.count_root(duration, 1)
 
-    def _take(self, message: Message, now: float) -> None:
-        tid = message["tid"]
+    def _leave_out(self, record: Record) -> None:
+        record.left_out += 1
+        self.left_out["trace_full"] += 1
+
+    def _again(self, record: Record, sid: str, known: bytes, span: bytes) -> None:
+        """A span is told twice: what is better counts from now on."""
+        before, after = unpack_span(sid, known), unpack_span(sid, span)
+        if before == after or better(before, after) is before:
+            return
+        if before.duration_ms is None and after.duration_ms is not None:
+            self.services.count(after.src, after.name, after.duration_ms, after.status)
+        for told, step in ((before, -1), (after, 1)):
+            if told.parent is None:
+                record.count_root(told.duration_ms, step)
+        record.spans[sid] = span
+        record.version += 1
+        record.bytes += len(span) - len(known)
+        self.bytes += len(span) - len(known)
+
+    def _take_message(self, message: Message, now: float) -> None:
+        record = self._touched(message["tid"], message["src"], now)
+        data = message.get("data")
+        if data and message["type"] == "event" and data.get("level") in ("error", "fatal"):
+            record.error_events += 1
+            record.version += 1
+        sid = message.get("sid")
+        count, kept = record.notes.get(sid, (0, ()))
+        if not count and (
+            len(record.notes) >= self._max_spans or record.bytes >= self._largest
+        ):
+            self._leave_out(record)
+            return
+        note = pack_note(message)
+        size = len(note) + NOTE_BYTES + (0 if count else len(sid or ""))
+        if len(kept) == FIRST_NOTES + LAST_NOTES:
+            size -= len(kept[FIRST_NOTES]) + NOTE_BYTES
+            kept = kept[:FIRST_NOTES] + kept[FIRST_NOTES + 1 :]
+        record.notes[sid] = (count + 1, (*kept, note))
+        record.bytes += size
+        self.bytes += size
+
+    def _touched(self, tid: str, src: str, now: float) -> Record:
+        """The record of a trace for which something has come."""
         record = self._records.get(tid)
         if record is None:
-            record = self._records[tid] = _Record()
-            if len(self._records) > self._max_traces:
-                self._records.popitem(last=False)
-                self.evicted["traces"] += 1
-        else:
-            self._records.move_to_end(tid)
-        record.touched = now
-        if message["type"] == "span":
-            self._take_span(record, message)
-        else:
-            sid = message.get("sid")
-            if sid in record.messages or len(record.messages) < self._max_spans:
-                record.messages[sid] = record.messages.get(sid, 0) + 1
+            record = self._records[tid] = self._active[tid] = Record(tid, src, now)
+            self.bytes += record.bytes
+            return record
+        if record.only_src != src:
+            record.only_src = None
+        if record.touched != now:  # once a batch
+            record.touched = now
+            if record.is_quiet:
+                record.is_quiet = False
+                del self._quiet[tid]
+                self._active[tid] = record
             else:
-                self.left_out["trace_full"] += 1
+                self._active.move_to_end(tid)
+        return record
 
-    def _take_span(self, record: _Record, message: Message) -> None:
-        span = _span(message)
-        if span is None:
-            self.left_out["bad_payload"] += 1
-            return
-        known = record.spans.get(span.sid)
-        if known is None and len(record.spans) >= self._max_spans:
-            self.left_out["trace_full"] += 1
-        elif known is None or known.duration_ms is None or span.duration_ms is not None:
-            # Of a span that is told twice the finished one counts, whichever came first.
-            record.spans[span.sid] = span
+    def tidy(self, now: float, steps: int = STEPS) -> None:
+        """Settle and forget what is due, a little at a time; for a timer, too.
 
-    def _expire(self, now: float) -> None:
-        while self._records:
-            tid, record = next(iter(self._records.items()))
-            if record.touched > now - self._ttl:
+        Args:
+            now: monotonic seconds.
+            steps: how much work to do at most: traces, long ones count for several.
+        """
+        while steps > 0:
+            oldest = next(iter((self._quiet or self._active).values()), None)
+            if oldest is None:
                 return
-            del self._records[tid]
-            self.evicted["ttl"] += 1
+            if oldest.touched <= now - self._ttl:
+                steps -= self._forget(oldest, "ttl")
+            elif len(self._records) > self._max_traces:
+                steps -= self._forget(oldest, "traces")
+            elif self.bytes > self._max_bytes:
+                steps -= self._forget(oldest, "bytes")
+            elif self._active and self._calm(next(iter(self._active.values())), now):
+                steps -= 1
+            else:
+                return
+
+    def _calm(self, record: Record, now: float) -> bool:
+        """Whether a trace is quiet by now; it is moved, and settled where it is complete."""
+        if record.touched > now - self._quiet_seconds:
+            return False
+        del self._active[record.tid]
+        self._quiet[record.tid] = record
+        record.is_quiet = True
+        if record.complete:
+            self._settle(record)
+        return True
+
+    def _forget(self, record: Record, reason: str) -> int:
+        del self._records[record.tid]
+        del (self._quiet if record.is_quiet else self._active)[record.tid]
+        self.bytes -= record.bytes
+        self.evicted[reason] += 1
+        self._settle(record)
+        return record.weight
+
+    def _settle(self, record: Record) -> None:
+        if record.is_settled or not record.spans:
+            return
+        record.is_settled = True
+        self.settled["complete" if record.complete else "incomplete"] += 1
+        if self.on_settled is not None:
+            self.on_settled(record)
 
     def collect(self) -> list[Family]:
-        """Yield the bounds that were hit."""
+        """Yield what is remembered, the bounds that were hit, and what spans tell of services."""
         return [
             family(
                 "sidecar_correlator_evicted_traces_total",
@@ -180,48 +306,24 @@ class Correlator:
                 self.left_out,
                 "reason",
             ),
+            family(
+                "sidecar_correlator_settled_traces_total",
+                "counter",
+                "Traces of which nothing more is awaited, by whether their root was closed.",
+                self.settled,
+                "outcome",
+            ),
+            family(
+                "sidecar_correlator_traces",
+                "gauge",
+                "Traces that are remembered.",
+                {"": len(self._records)},
+            ),
+            family(
+                "sidecar_correlator_bytes",
+                "gauge",
+                "Memory of the traces that are remembered.",
+                {"": self.bytes},
+            ),
+            *self.services.collect(),
         ]
-
-
-def _span(message: Message) -> Optional[Span]:
-    """A span out of its message; None where the payload is not one of protocol section 3."""
-    data = message["data"]
-    name, duration, status = data.get("name"), data.get("duration_ms"), data.get("status", "ok")
-    if type(name) is not str or status not in ("ok", "error", "open"):
-        return None
-    if status == "open":
-        duration = None
-    elif type(duration) not in (int, float) or not 0 <= duration < float("inf"):
-        return None
-    return Span(
-        message["sid"], message.get("pid"), message["src"], name, message["ts"], duration, status
-    )
-
-
-def _tree(tid: str, record: _Record) -> Trace:
-    nodes = {
-        sid: Node(span._replace(messages=record.messages.get(sid, 0)), [])
-        for sid, span in record.spans.items()
-    }
-    roots: list[Node] = []
-    for node in sorted(nodes.values(), key=lambda node: node.span.start_ms):
-        parent = nodes.get(node.span.parent or "")
-        if parent is None or _closes_cycle(node, nodes):
-            node.orphan = node.span.parent is not None
-            roots.append(node)
-        else:
-            parent.children.append(node)
-    loose = sum(count for sid, count in record.messages.items() if sid not in nodes)
-    return Trace(tid, roots, loose)
-
-
-def _closes_cycle(node: Node, nodes: dict[str, Node]) -> bool:
-    """Whether a span is its own ancestor, by way of spans of which none was cut loose yet."""
-    seen = set()
-    step = nodes.get(node.span.parent or "")
-    while step is not None and not step.orphan and step.span.sid not in seen:
-        if step is node:
-            return True
-        seen.add(step.span.sid)
-        step = nodes.get(step.span.parent or "")
-    return False
