@@ -1,0 +1,207 @@
+"""One job: its run that is under way, how fast that goes, and how earlier ones ended."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import NamedTuple, Optional
+
+from wafermon.message import Message
+
+RUNNING, DONE, FAILED = "running", "done", "failed"
+STATUSES = (RUNNING, DONE, FAILED)
+#: Longer names are no job's; so much of what it says is kept.
+MAX_JOB_ID_CHARS, MAX_MSG_CHARS = 256, 500
+
+#: The rate is taken anew after this long; before that, updates tell more of the clock than of the
+#: job.
+RATE_SECONDS = 1.0
+#: The rate is that of about the last third of the run, and of this long at least.
+RATE_SHARE, RATE_LEAST_SECONDS = 1 / 3, 10.0
+#: What a new gap between two updates weighs.
+GAP_WEIGHT = 0.3
+#: An ETA means something after so many updates, and this long.
+ETA_UPDATES, ETA_SECONDS = 2, 3.0
+BY_RATE = "what remains / moving average of the rate"
+BY_HISTORY = "usual duration (median of the last {} done) - time elapsed"
+#: A percentage that falls this far, and to half, is that of a new run.
+FALL, FALL_SHARE = 10.0, 0.5
+
+
+class Progress(NamedTuple):
+    """What a `progress` message says, checked."""
+
+    job_id: str
+    percent: float
+    status: str
+    msg: Optional[str]
+
+
+class Run(NamedTuple):
+    """A run that has ended: when it began in monotonic seconds, how long it took, and as what."""
+
+    started: float
+    duration_s: float
+    state: str
+
+
+def progress_of(message: Message) -> Optional[Progress]:
+    """Read the payload of a `progress`; None where it is none of protocol section 3.
+
+    >>> progress_of({"data": {"job_id": "load", "percent": 40}})
+    Progress(job_id='load', percent=40.0, status='running', msg=None)
+    >>> progress_of({"data": {"job_id": "load", "percent": True}}) is None
+    True
+    """
+    data = message["data"]
+    job_id, percent, status = data.get("job_id"), data.get("percent"), data.get("status", RUNNING)
+    if type(job_id) is not str or not 0 < len(job_id) <= MAX_JOB_ID_CHARS:
+        return None
+    # A boolean is no number, and no comparison takes NaN.
+    if type(percent) not in (int, float) or not 0 <= percent <= 100:
+        return None
+    msg = data.get("msg")
+    if type(status) is not str or status not in STATUSES or type(msg) not in (str, type(None)):
+        return None
+    return Progress(job_id, float(percent), status, None if msg is None else msg[:MAX_MSG_CHARS])
+
+
+class Job:
+    """What is remembered of a job. Written on the loop thread, read on any.
+
+    Args:
+        src: whose job it is.
+        job_id: which.
+        now: monotonic seconds.
+        runs: how many there have been before,
+        history: and the last ones of them.
+    """
+
+    __slots__ = (
+        "_gap",
+        "_quiet",
+        "_rate_at",
+        "_rate_percent",
+        "best",
+        "changed",
+        "connection_updates",
+        "ended",
+        "ended_ts",
+        "history",
+        "job_id",
+        "joins",
+        "msg",
+        "percent",
+        "rate",
+        "reconnected",
+        "runs",
+        "src",
+        "started",
+        "status",
+        "tid",
+        "updated",
+        "updates",
+    )
+
+    def __init__(
+        self, src: str, job_id: str, now: float, runs: int = 0, history: tuple[Run, ...] = ()
+    ) -> None:
+        self.src, self.job_id = src, job_id
+        self.runs = runs
+        #: Runs that have ended, the last one at the end.
+        self.history = history
+        self.begin(now)
+
+    def begin(self, now: float) -> None:
+        """A new run begins."""
+        self.runs += 1
+        self.started = self.updated = self.changed = self._rate_at = now
+        #: As told last, the highest so far, and what it was when the rate was taken.
+        self.percent = self.best = self._rate_percent = 0.0
+        #: Percent per second.
+        self.rate: Optional[float] = None
+        #: Seconds between two changes, and between two updates: moving averages.
+        self._gap: Optional[float] = None
+        self._quiet: Optional[float] = None
+        self.updates = 0
+        self.status = RUNNING
+        self.msg: Optional[str] = None
+        self.tid: Optional[str] = None
+        self.ended: Optional[float] = None
+        self.ended_ts = 0
+        #: Of its source: how many connections there had been when the last update came, how many
+        #: updates came since that one, and whether others had brought some before.
+        self.joins = self.connection_updates = 0
+        self.reconnected = False
+
+    def update(self, told: Progress, joins: int, now: float) -> None:
+        """Take up what it says of the run."""
+        if joins != self.joins:
+            self.reconnected = self.updates > 0
+            self.joins, self.connection_updates = joins, 0
+        self.connection_updates += 1
+        if self.updates:
+            self._quiet = _averaged(self._quiet, now - self.updated)
+            if told.percent != self.percent:
+                self._gap = _averaged(self._gap, now - self.changed)
+                self.changed = now
+            self._take_rate(told.percent, now)
+        else:
+            self._rate_percent = told.percent
+        self.updates += 1
+        self.percent, self.updated = told.percent, now
+        self.best = max(self.best, told.percent)
+        if told.msg is not None:
+            self.msg = told.msg
+
+    def _take_rate(self, percent: float, now: float) -> None:
+        seconds = now - self._rate_at
+        if seconds < RATE_SECONDS:
+            return
+        rate = (percent - self._rate_percent) / seconds
+        if self.rate is None:
+            self.rate = rate
+        else:
+            span = max(RATE_LEAST_SECONDS, (now - self.started) * RATE_SHARE)
+            self.rate += (1 - math.exp(-seconds / span)) * (rate - self.rate)
+        self._rate_at, self._rate_percent = now, percent
+
+    def is_fall(self, percent: float) -> bool:
+        """Whether a percentage is that of a new run."""
+        return percent <= self.best * FALL_SHARE and self.best - percent >= FALL
+
+    def end(self, state: str, at: float, keep: int) -> None:
+        """Its run has ended; so many are remembered."""
+        run = Run(self.started, max(0.0, at - self.started), state)
+        self.history = (*self.history, run)[-keep:]
+
+    @property
+    def gap_s(self) -> Optional[float]:
+        """Seconds that its percentage usually stays the same."""
+        return self._gap
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds that usually pass between two updates; 0 where that is not known."""
+        return self._quiet or 0.0
+
+    def usual_s(self) -> Optional[float]:
+        """How long it usually takes: the median of the runs that were done."""
+        done = [run.duration_s for run in self.history if run.state == DONE and run.duration_s]
+        return statistics.median(done) if done else None
+
+    def eta(self, now: float) -> tuple[Optional[float], Optional[str]]:
+        """Seconds that are left, and how that is known; None while it would mean nothing."""
+        elapsed, rate, usual = now - self.started, self.rate, self.usual_s()
+        left: Optional[float] = None
+        method = BY_RATE
+        if self.updates >= ETA_UPDATES and elapsed >= ETA_SECONDS and rate and rate > 0:
+            left = (100 - self.percent) / rate - (now - self.updated)
+        elif usual is not None:
+            method = BY_HISTORY.format(sum(run.state == DONE for run in self.history))
+            left = usual - elapsed
+        return (None, None) if left is None or left <= 0 else (left, method)
+
+
+def _averaged(average: Optional[float], value: float) -> float:
+    return value if average is None else average + GAP_WEIGHT * (value - average)
