@@ -1,0 +1,289 @@
+"""What an alert may be about: rules that look at jobs, backends and counters, and at the calendar.
+
+As those in `alert_rules`; what they look at they are given as functions, so that they know nothing
+of who keeps it.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Callable, Optional
+
+from wafermon.flow.alert_parts import Finding, Moment, Names, Sources, Window, printable
+from wafermon.flow.duration import duration
+from wafermon.message import Batch
+
+_DAY = datetime.timedelta(days=1)
+#: Jobs that one rule follows, and those that it asks about each time.
+MAX_JOBS, _JOBS_A_CHECK = 10_000, 200
+#: A job in one of these may get into any other without a word.
+_OPEN_STATES = ("running", "stalled")
+_WORDS = {"stalled": "is stalled", "died": "has died", "failed": "has failed"}
+_HELD_SECONDS = 86_400.0
+#: Reasons of drops that a message tells, those with the most first.
+_TOLD_REASONS = 3
+
+
+#: The state of a job of a source, and why it is in it; None for one that is not known.
+Look = Callable[[str, str], Optional[tuple[str, Optional[str]]]]
+#: The backends that are down, each with the reason.
+Down = Callable[[], Mapping[str, str]]
+#: How many messages were dropped up to now, by where and why.
+Dropped = Callable[[], Mapping[str, int]]
+
+
+class Deadline:
+    """A job must be done by a time of the day, local time, on certain days of the week.
+
+    A run that is done in the day before counts for it. One that is done too late ends the alert,
+    and counts for nothing else. Days are those of the calendar, so they have 23 or 25 hours where
+    the clocks change; a time that such a day leaves out comes an hour later, and of one that it has
+    twice the first counts.
+
+    Args:
+        job: its `job_id`, or a pattern, which any of its jobs satisfies.
+        hour: of the day.
+        minute: of that hour.
+        days: of the week, Monday is 0.
+        now: Unix seconds; the first time is the next one after it.
+        done: runs that were done before: the `job_id`, and when in Unix seconds. Which of them were
+            too late is not known, so each counts for the time that follows.
+
+    >>> noon = datetime.datetime(2026, 11, 23, 12).timestamp()  # a Monday
+    >>> rule = Deadline("nightly-load", 6, 0, frozenset(range(5)), now=noon)
+    >>> late = Moment(0.0, noon + 18.5 * 3600)
+    >>> [finding.message for finding in rule.check(late)]
+    ['nightly-load is not done, it was due on 2026-11-24 at 06:00']
+    """
+
+    kind = "deadline"
+    lasting = 0.0
+    evicted = 0
+
+    def __init__(
+        self,
+        job: str,
+        hour: int,
+        minute: int,
+        days: frozenset[int],
+        now: float,
+        done: Iterable[tuple[str, float]] = (),
+    ) -> None:
+        self._names = Names(job)
+        self._time = datetime.time(hour, minute)
+        self._days = days
+        self._due, self._opens = self._next(now)
+        self._done = any(at > self._opens and self._names.has(name) for name, at in done)
+        self.bad_payload = 0
+
+    def observe(self, batch: Batch, moment: Moment) -> None:
+        """Notice a job that is done."""
+        for message in batch.told.get("progress", ()):
+            data = message["data"]
+            job = data.get("job_id")
+            if type(job) is not str:
+                self.bad_payload += 1
+            elif data.get("status") == "done" and self._names.has(job):
+                self._is_done(moment.unix)
+
+    def _is_done(self, now: float) -> None:
+        self._turn(now)
+        if now > self._due:
+            self._due, self._opens = self._next(now)
+        elif now > self._opens:
+            self._done = True
+
+    def _turn(self, now: float) -> None:
+        """What was done in time is settled: the next time counts."""
+        if self._done and now > self._due:
+            self._done = False
+            self._due, self._opens = self._next(now)
+
+    def check(self, moment: Moment) -> Iterator[Finding]:
+        """Whether it is late."""
+        now = moment.unix
+        self._turn(now)
+        late = now - self._due
+        if late >= 0 and not self._done:
+            due = datetime.datetime.fromtimestamp(self._due)
+            message = f"{self._names.text} is not done, it was due on {due:%Y-%m-%d at %H:%M}"
+            yield Finding("", message, late, moment.mono - late)
+        elif late < -9 * 86_400:  # the clock was set back by days
+            self._due, self._opens = self._next(now)
+
+    def _next(self, now: float) -> tuple[float, float]:
+        """The next time that it is due, and the same time of the day before."""
+        day = datetime.datetime.fromtimestamp(now).date()
+        while day.weekday() not in self._days or self._at(day) <= now:
+            day += _DAY
+        return self._at(day), self._at(day - _DAY)
+
+    def _at(self, day: datetime.date) -> float:
+        return datetime.datetime.combine(day, self._time).timestamp()
+
+
+class JobTrouble:
+    """A job must not be stalled, died or failed.
+
+    Who follows jobs is asked about each that goes by here, 200 a check, so with more of them than
+    that it takes some checks until all have been asked about. A job that died or failed is not held
+    against it for longer than a day: it may never run again.
+
+    Args:
+        states: those that it must not be in.
+        job: its `job_id` or a pattern.
+        source: that of its source, or a pattern.
+        lasting: seconds that it has to be so.
+        look: tells of one job.
+        known: those that there are already, each with its source first.
+
+    >>> rule = JobTrouble(["died"], "load", "*", 0.0, lambda src, job: ("died", "no goodbye"),
+    ...                   known=[("etl", "load")])
+    >>> [finding.message for finding in rule.check(Moment(0.0, 0.0))]
+    ['job load of etl has died: no goodbye']
+    """
+
+    kind = "job"
+
+    def __init__(
+        self,
+        states: Iterable[str],
+        job: str,
+        source: str,
+        lasting: float,
+        look: Look,
+        known: Iterable[tuple[str, str]] = (),
+    ) -> None:
+        self._states = frozenset(states)
+        self._look, self._job, self._source = look, Names(job), Sources(source)
+        self.lasting = lasting
+        #: Jobs that may come into such a state, the one asked about longest ago first.
+        self._jobs: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._wrong: dict[tuple[str, str], Finding] = {}
+        self.evicted = self.bad_payload = 0
+        for source, job in known:
+            self._follow(source, job)
+
+    def observe(self, batch: Batch, moment: Moment) -> None:
+        """Notice which jobs there are."""
+        for message in batch.told.get("progress", ()):
+            job = message["data"].get("job_id")
+            if type(job) is str:
+                self._follow(message["src"], job)
+            else:
+                self.bad_payload += 1
+
+    def check(self, moment: Moment) -> list[Finding]:
+        """Which jobs are in trouble."""
+        for _ in range(min(len(self._jobs), _JOBS_A_CHECK)):
+            key, _ = self._jobs.popitem(last=False)
+            if self._goes_on(key, moment.mono):
+                self._jobs[key] = None
+        return list(self._wrong.values())
+
+    def _follow(self, source: str, job: str) -> None:
+        key = source, job
+        if key in self._jobs or not (self._job.has(job) and self._source.has(source)):
+            return
+        self._jobs[key] = None
+        if len(self._jobs) > MAX_JOBS:
+            gone, _ = self._jobs.popitem(last=False)
+            self._wrong.pop(gone, None)
+            self.evicted += 1
+
+    def _goes_on(self, key: tuple[str, str], now: float) -> bool:
+        """Ask about a job; whether to ask again."""
+        source, job = key
+        state, why = self._look(source, job) or ("", None)
+        before = self._wrong.pop(key, None)
+        if state not in self._states:
+            return state in _OPEN_STATES
+        since = now if before is None or before.since is None else before.since
+        if state not in _OPEN_STATES and now - since > _HELD_SECONDS:
+            return False
+        message = f"job {job} of {source} {_WORDS[state]}{f': {why}' if why else ''}"
+        subject = printable(f"{job} of {source}")
+        self._wrong[key] = Finding(subject, printable(message), None, since)
+        return True
+
+
+class BackendDown:
+    """A backend must work.
+
+    Args:
+        backend: its name or a pattern.
+        lasting: seconds that it has to be down.
+        down: tells those that are down.
+
+    >>> rule = BackendDown("*", 0.0, lambda: {"nas": "no space left"})
+    >>> list(rule.check(Moment(0.0, 0.0)))[0].message
+    'backend nas is down: no space left'
+    """
+
+    kind = "backend"
+    evicted = bad_payload = 0
+
+    def __init__(self, backend: str, lasting: float, down: Down) -> None:
+        self._names, self._down = Names(backend), down
+        self.lasting = lasting
+
+    def observe(self, batch: Batch, moment: Moment) -> None:
+        """Nothing: routes know of themselves."""
+
+    def check(self, moment: Moment) -> Iterator[Finding]:
+        """Which backends are down."""
+        down = self._down()
+        for name in self._names.among(down):
+            message = f"backend {name} is down: {down[name]}"
+            yield Finding(name if self._names.several else "", printable(message))
+
+
+class Drops:
+    """So many messages dropped within a time.
+
+    Args:
+        count: so many are too many.
+        within: seconds.
+        dropped: tells the drops since the start; what there is by now does not count.
+
+    >>> drops = {"queue_full (backend nas)": 5}
+    >>> rule = Drops(1, 60.0, lambda: drops)
+    >>> list(rule.check(Moment(0.0, 0.0)))
+    []
+    >>> drops["queue_full (backend nas)"] = 8
+    >>> list(rule.check(Moment(1.0, 1.0)))[0].message
+    '3 messages dropped within 1 min: 3 queue_full (backend nas)'
+    """
+
+    kind = "drops"
+    lasting = 0.0
+    evicted = bad_payload = 0
+
+    def __init__(self, count: int, within: float, dropped: Dropped) -> None:
+        self._count, self._within, self._dropped = count, within, dropped
+        self._before = dict(dropped())
+        #: Of each place and reason that drops anything: there are a handful of reasons a backend.
+        self._windows: dict[str, Window] = {}
+
+    def observe(self, batch: Batch, moment: Moment) -> None:
+        """Nothing: it is counted where it happens."""
+
+    def check(self, moment: Moment) -> Iterator[Finding]:
+        """Whether there were too many."""
+        now = moment.mono
+        for where, count in self._dropped().items():
+            more = count - self._before.get(where, 0)  # below 0: a backend began anew
+            self._before[where] = count
+            if more > 0:
+                self._windows.setdefault(where, Window(self._within)).add(now, more)
+        totals = {where: window.total(now) for where, window in self._windows.items()}
+        self._windows = {where: self._windows[where] for where, total in totals.items() if total}
+        total = sum(totals.values())
+        if total >= self._count:
+            most = sorted(totals, key=lambda where: -totals[where])[:_TOLD_REASONS]
+            words = ", ".join(f"{totals[where]} {where}" for where in most if totals[where])
+            noun = "message" if total == 1 else "messages"
+            message = f"{total} {noun} dropped within {duration(self._within)}: {words}"
+            yield Finding("", printable(message), total)
