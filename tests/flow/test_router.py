@@ -186,3 +186,43 @@ def test_the_order_among_sources_is_kept_for_each_backend():
 
 def test_backends_are_known():
     assert Router({"a": [Rule("x")], "b*": [Rule("y"), Rule("x")]}).backends == {"x", "y"}
+
+
+@given(st.dictionaries(st.sampled_from(["a", "a*", "a?", "b", "*"]), rules, max_size=4), some_messages)
+def test_what_is_explained_is_what_is_done(routing, messages):
+    router = Router(routing)
+    for one in messages:
+        before = dict(router.dropped)
+        backends = {backend for backend, _ in router.route(batch(one))}
+        dropped = [reason for reason, count in router.dropped.items() if count > before[reason]]
+        ruling = router.explain(one)
+        assert set(ruling.backends) == backends
+        assert [trial.rule for trial in ruling.trials] == list(routing.get(ruling.entry, ()))
+        if not ruling.trials:
+            assert dropped == ["no_route"]
+        elif all(trial.failed for trial in ruling.trials):
+            assert dropped == ["filtered"]
+        else:
+            assert dropped == ([] if backends else ["sampled"])
+
+
+def test_the_words_of_an_explanation():
+    rules = [
+        Rule("x", types=["event", "span"], level="warn"),
+        Rule("x", where={"data.ctx.tool": ["EQP*", 7]}),
+        Rule("x", where={"data.ctx": "a"}, sample=0),
+        Rule("x", types=["event"], sample=0),
+    ]
+    router = Router({"db-*": rules, "*": [], "d*": [], "x": []})
+    ruling = router.explain(message("db-1", data={"level": "info", "ctx": {"tool": "a\x1b" * 99}}))
+    assert (ruling.entry, ruling.beaten, ruling.backends) == ("db-*", ("d*", "*"), [])
+    first, second, third, fourth = ruling.trials
+    assert first.met == ('type is "event"',)
+    assert first.failed == 'data.level is "info", wanted warn or graver'
+    assert second.failed.startswith('data.ctx.tool is "a\\u001ba')
+    assert second.failed.endswith('..., wanted "EQP*" or 7') and len(second.failed) < 120
+    assert third.failed == 'data.ctx is an object, wanted "a"'
+    assert (fourth.failed, fourth.kept, fourth.sends) == ("", False, False)
+    assert router.explain(message("db-1")).trials[1].failed == (
+        'there is no data.ctx.tool, wanted "EQP*" or 7'
+    )

@@ -6,63 +6,42 @@ one dict access a batch, whatever the number of rules.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Callable, NamedTuple, Optional, Union
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Optional
 
 from wafermon.flow.pattern import any_of, is_pattern
 from wafermon.flow.redact import Redactor
-from wafermon.message import Batch, Message, Reject, level_rank
+from wafermon.flow.rule import Rule, Step, Trial, keeps
+from wafermon.message import Batch, Message, Reject
 from wafermon.observe import Family, family
-
-Scalar = Union[str, int, float, bool, None]
-Predicate = Callable[[Message], bool]
 
 #: Reasons of messages that no backend gets.
 NO_ROUTE, FILTERED, SAMPLED = "no_route", "filtered", "sampled"
 
 
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """Send to a backend what passes every one of these.
+class Ruling(NamedTuple):
+    """Why a message goes where it goes.
 
-    Args:
-        backend: the name of the backend.
-        types: message types; none means all.
-        level: events from this level up; messages of other types pass.
-        where: dotted path -> a value, a list of values, or a pattern with `*` and `?`.
-        sample: share to keep, 0 to 1, by a hash of `tid` (else of `src` and `ts`), so that all
-            messages of a trace share one fate.
-        redact: dotted paths of fields whose values this backend does not get to see.
+    Attributes:
+        entry: the entry of the routing that counts for its source; None where none takes it.
+        beaten: the other entries that would take it, from the most specific one down.
+        trials: what each rule of the entry makes of it, in order.
     """
 
-    backend: str
-    types: Sequence[str] = ()
-    level: Optional[str] = None
-    where: Mapping[str, Union[Scalar, Sequence[Scalar]]] = dataclasses.field(default_factory=dict)
-    sample: float = 1.0
-    redact: Sequence[str] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Step:
-    """A rule, compiled."""
-
-    backend: str
-    filters: tuple[Predicate, ...]
-    sample: float
-    redactor: Optional[Redactor] = None
+    entry: Optional[str]
+    beaten: tuple[str, ...]
+    trials: tuple[Trial, ...]
 
     @property
-    def takes_all(self) -> bool:
-        return not self.filters and self.sample >= 1.0 and self.redactor is None
+    def backends(self) -> list[str]:
+        """Who gets it, each once."""
+        return list(dict.fromkeys(trial.rule.backend for trial in self.trials if trial.sends))
 
 
 class _Plan(NamedTuple):
     """What happens to the messages of a source."""
 
-    steps: list[_Step]
+    steps: list[Step]
     #: The backends that get all of them, where no other one gets any: none of them is looked at.
     whole: Optional[tuple[str, ...]]
 
@@ -79,7 +58,7 @@ class _Choice:
         self.hiding: dict[str, list[tuple[Redactor, set[int]]]] = {}
         self.dropped = dict.fromkeys((NO_ROUTE, FILTERED, SAMPLED), 0)
 
-    def add(self, steps: Sequence[_Step], indexes: Sequence[int]) -> None:
+    def add(self, steps: Sequence[Step], indexes: Sequence[int]) -> None:
         """Put the messages of one source to every rule of its plan; a backend gets each once."""
         if not steps:
             self.dropped[NO_ROUTE] += len(indexes)
@@ -194,14 +173,36 @@ class Router:
         plan = self._plans.get(source)
         if plan is not None:
             return plan
-        entry: Optional[str] = source
-        if source not in self._compiled or is_pattern(source):
-            entry = next((name for p, name in self._patterns if p.fullmatch(source)), None)
+        entry = next(self._entries(source), None)
         if len(self._plans) >= self._max_sources:
             self._plans.clear()
             self.evictions += 1
         self._plans[source] = plan = _NOWHERE if entry is None else self._compiled[entry]
         return plan
+
+    def _entries(self, source: str) -> Iterator[str]:
+        """The entries that take a source; the first of them counts."""
+        if source in self._compiled and not is_pattern(source):
+            yield source
+        for pattern, name in self._patterns:
+            if pattern.fullmatch(source):
+                yield name
+
+    def explain(self, message: Message) -> Ruling:
+        """Tell in words why `route` does what it does with a message. Any thread.
+
+        Args:
+            message: as `clean` leaves it, since the rules look at that.
+
+        >>> router = Router({"db-*": [Rule("nas", types=["event"])], "*": [Rule("store")]})
+        >>> beat = {"v": 1, "src": "db-loader", "ts": 1, "type": "heartbeat"}
+        >>> router.explain(beat).trials[0].failed, router.explain(beat).beaten
+        ('type is "heartbeat", wanted event', ('*',))
+        """
+        entries = list(self._entries(message["src"]))
+        steps = self._compiled[entries[0]].steps if entries else []
+        trials = tuple(step.trial(message) for step in steps)
+        return Ruling(entries[0] if entries else None, tuple(entries[1:]), trials)
 
     def collect(self) -> list[Family]:
         """Yield what was dropped."""
@@ -212,62 +213,21 @@ class Router:
                 "Accepted messages that were not delivered, by reason.",
                 self.dropped,
                 "reason",
-            )
+            ),
+            family(
+                "sidecar_router_evictions_total",
+                "counter",
+                "Times that the router forgot which rules its sources have, as they were too many.",
+                {"": self.evictions},
+            ),
         ]
 
 
 def _plan(rules: Iterable[Rule]) -> _Plan:
-    steps = [_compile(rule) for rule in rules]
+    steps = [Step(rule) for rule in rules]
     if not steps or not all(step.takes_all for step in steps):
         return _Plan(steps, None)
     return _Plan(steps, tuple(dict.fromkeys(step.backend for step in steps)))
 
 
 _NOWHERE = _Plan([], None)
-
-
-def _compile(rule: Rule) -> _Step:
-    filters: list[Predicate] = []
-    if rule.types:
-        types = frozenset(rule.types)
-        filters.append(lambda message: message["type"] in types)
-    if rule.level is not None:
-        rank = level_rank(rule.level)
-        filters.append(
-            lambda message: message["type"] != "event"
-            or level_rank(message["data"].get("level")) >= rank
-        )
-    for path, wanted in rule.where.items():
-        filters.append(_where(path.split("."), wanted))
-    redactor = Redactor(rule.redact) if rule.redact else None
-    return _Step(rule.backend, tuple(filters), rule.sample, redactor)
-
-
-def _where(path: Sequence[str], wanted: Union[Scalar, Sequence[Scalar]]) -> Predicate:
-    """A predicate on the value at a dotted path; where there is none, nothing matches."""
-    values = list(wanted) if isinstance(wanted, (list, tuple)) else [wanted]
-    texts = [value for value in values if isinstance(value, str)]
-    pattern = any_of(texts) if texts else None
-    others = {(type(v) is bool, v) for v in values if not isinstance(v, str)}
-
-    def matches(message: Message) -> bool:
-        value: Any = message
-        for key in path:
-            if type(value) is not dict or key not in value:
-                return False
-            value = value[key]
-        if type(value) is str:
-            return pattern is not None and pattern.fullmatch(value) is not None
-        # JSON's true is not its 1, though Python's is.
-        return type(value) not in (dict, list) and (type(value) is bool, value) in others
-
-    return matches
-
-
-def keeps(message: Message, share: float) -> bool:
-    """Whether a sample of this share keeps a message: the same answer on every host."""
-    if share >= 1.0:
-        return True
-    key = message.get("tid") or f"{message['src']}\n{message['ts']}"
-    digest = hashlib.blake2b(key.encode("utf-8"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < share * 2**64
