@@ -25,8 +25,13 @@ perl:
 	elif [ "$$CI" = true ]; then echo "perl is missing, and this is CI" >&2; exit 1; \
 	else echo "skipped: the Perl SDK's tests, as there is no perl here"; fi
 
-unit: $(BIN)/pytest
+unit: $(BIN)/pytest tests/web/node_modules
 	$(BIN)/pytest
+
+# What drives the browser that the dashboard is tested in; nothing of it is shipped.
+tests/web/node_modules: tests/web/package-lock.json
+	@if command -v npm >/dev/null; then npm ci --prefix tests/web --ignore-scripts --no-audit --no-fund --silent && touch $@; \
+	else echo "no npm: the tests of the dashboard in a browser are skipped"; fi
 
 # The wheel, installed, on every interpreter from 3.9 on that can be found.
 matrix: $(BIN)/pytest

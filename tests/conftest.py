@@ -1,8 +1,13 @@
 """Fixtures that all tests share."""
 
 import pytest
+from hypothesis import settings
 from support import SidecarProcess
 from volumes import disk, small_disk  # noqa: F401 - fixtures
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("unhurried", settings(deadline=None))
+settings.load_profile("unhurried")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 #: Interpreters at a time: the tests mostly wait, so two hardly slow each other down.
 AT_A_TIME = 2
 #: What tests read besides the package.
-BESIDE = ("tests", "examples", "perl", "bench", "docs", "pyproject.toml", "LICENSE",
+BESIDE = ("tests", "examples", "perl", "bench", "deploy", "docs", "pyproject.toml", "LICENSE",
           "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 PACKAGES = ("pytest", "pytest-timeout", "hypothesis", "prometheus-client", "pyyaml")
 

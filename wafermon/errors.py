@@ -60,3 +60,16 @@ class JournalError(WafermonError):
 
 class ClientClosed(WafermonError):
     """Something was asked of a client that has been closed."""
+
+
+class NoAnswer(WafermonError):
+    """A sidecar that was asked something gave no answer that can be used.
+
+    Args:
+        message: what to do about it, for the user.
+        status: the HTTP status of its refusal, 0 where there was none.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status

@@ -7,7 +7,6 @@ It needs no test framework. `BackendContract` is written for pytest, which gives
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
 import unittest
@@ -17,6 +16,7 @@ from typing import Any, Optional
 from wafermon.delivery.backend import Backend
 from wafermon.errors import BackendError
 from wafermon.message import Batch
+from wafermon.observe import process
 
 _FIRST_MS = 1_700_000_000_000
 
@@ -58,10 +58,10 @@ def batch(lines: Sequence[bytes]) -> Batch:
 
 def open_descriptors() -> int:
     """How many file descriptors this process has open; to find what was not closed."""
-    for folder in ("/proc/self/fd", "/dev/fd"):
-        if os.path.isdir(folder):
-            return len(os.listdir(folder))
-    raise unittest.SkipTest("this system does not list its file descriptors")
+    count = process.open_descriptors()
+    if count is None:
+        raise unittest.SkipTest("this system does not list its file descriptors")
+    return count
 
 
 def unaccounted(metrics: str) -> list[str]:

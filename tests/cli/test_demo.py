@@ -20,12 +20,9 @@ from contextlib import closing
 import pytest
 
 from wafermon.backends.store_query import Store
-from wafermon.cli.tree import FINE, PLAIN, draw
 from wafermon.demo.crew import Crew, CrewError
 from wafermon.demo.datalog import PROGRAM, WAFERS, write_lot
-from wafermon.flow.correlator import Correlator, Node, Span, Trace
 from wafermon.flow.selection import Selection
-from wafermon.testing import batch, frame
 
 ROOT = pathlib.Path(__file__).parents[2]
 PORTS = ("--tcp", "127.0.0.1:0", "--admin", "127.0.0.1:0")
@@ -267,57 +264,3 @@ def test_the_same_lot_comes_out_the_same(tmp_path):
     one, two = (write_lot(str(tmp_path / name), "LOT") for name in ("one", "two"))
     assert one == two
     assert one.files == len(list((tmp_path / "one/LOT").iterdir())) == WAFERS
-
-
-# -- the tree --------------------------------------------------------------------------------------
-
-
-def trace(*spans):
-    correlator = Correlator(max_spans=100_000)
-    lines = [
-        frame(type="span", src=src, tid="t", sid=sid, ts=ts, **({"pid": pid} if pid else {}),
-              data={"name": name, "duration_ms": ms, "status": status})
-        for src, sid, pid, name, ts, ms, status in spans
-    ]
-    correlator.observe(batch(lines), now=0.0)
-    return correlator.trace("t")
-
-
-def test_tree_marks_what_is_wrong():
-    lines = draw(trace(
-        ("a", "1", None, "root", 0, 100, "ok"),
-        ("b", "2", "1", "fails", 10, 20, "error"),
-        ("b", "3", "1", "runs", 50, None, "open"),
-        ("c", "4", "lost", "stray", 60, 5, "error"),
-    ), 72)
-    assert [re.sub(" +", " ", line.rstrip("█")).rstrip() for line in lines] == [
-        "trace t 100 ms, 3 services, 4 spans",
-        "├ a root 100 ms",
-        "│ ├ b fails (error) 20 ms",
-        "│ └ b runs (open)",
-        "└ c stray (error, parent missing) 5.0 ms",
-    ]
-
-
-@pytest.mark.parametrize("width", [0, 20, 40, 80, 200])
-def test_tree_keeps_within_the_width(width):
-    spans = [("源" * 30, str(n), str(n - 1), "n" * 300, n, 1, "ok") for n in range(1, 60)]
-    for line in draw(trace(("a", "0", None, "root", 0, 9, "ok"), *spans), width)[1:]:
-        assert len(line) + line.count("源") <= (width or 100)
-
-
-def test_tree_escapes_what_a_terminal_would_obey():
-    (_, line) = draw(trace(("a\u202e", "1", None, "x\x1b[2J\n", 0, 1, "ok")), 0, PLAIN)
-    assert line.isprintable()
-    assert line.isascii()
-
-
-def test_tree_of_any_depth():
-    node = Node(Span("0", None, "a", "leaf", 0, 1.0, "ok"), [])
-    for n in range(1, 3_000):
-        node = Node(Span(str(n), None, "a", "n", 0, 1.0, "ok"), [node])
-    assert len(draw(Trace("t", [node], 0), 80)) == 3_001
-
-
-def test_tree_of_nothing():
-    assert draw(Trace("t", [], 3), 80, FINE) == ["trace t  0.0 ms, 0 services, 0 spans"]

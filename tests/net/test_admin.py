@@ -7,7 +7,7 @@ import socket
 import pytest
 from support import eventually
 
-from wafermon.net import AdminServer, Response
+from wafermon.net import AdminServer, Gate, Response
 
 
 def boom(request):
@@ -140,3 +140,62 @@ def test_clients_that_drip_hold_up_neither_others_for_long_nor_the_end(monkeypat
         eventually(answered)
         for sock in slow:
             sock.close()
+
+
+TOKEN = "tell nobody but the fab"
+
+
+def asked(admin, path="/hi", **headers):
+    connection = http.client.HTTPConnection(admin.address, timeout=10)
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def guarded():
+    pages = {**PAGES, "/": PAGES["/hi"], "/livez": PAGES["/hi"], "/readyz": PAGES["/hi"]}
+    with AdminServer("127.0.0.1", 0, pages, Gate(TOKEN, ["proxy.fab.example"])) as admin:
+        yield admin
+
+
+def test_who_shows_no_token_is_told_so_and_nothing_else(guarded):
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"},
+                    {"Cookie": f"wafermon-{guarded.address.split(':')[1]}={TOKEN}"}, {"Cookie": "\x7f=;;"}):
+        for path in ("/hi", "/", "/nothing", "/?token=wrong", f"/hi?token={TOKEN.replace(' ', '+')}"):
+            answer = asked(guarded, path, **headers)
+            assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer"), (path, headers)
+            assert answer.headers["Set-Cookie"] is None
+    assert asked(guarded, "/livez").status == asked(guarded, "/readyz").status == 200
+    assert asked(guarded, Authorization=f"Bearer {TOKEN}").status == 200
+
+
+def test_a_browser_shows_the_token_once(guarded):
+    port = guarded.address.split(":")[1]
+    answer = asked(guarded, f"/?token={TOKEN.replace(' ', '+')}")
+    assert (answer.status, answer.headers["Location"]) == (303, "/")
+    cookie, *attributes = answer.headers["Set-Cookie"].split("; ")
+    assert {"HttpOnly", "SameSite=Strict", "Path=/"} == set(attributes) and TOKEN not in cookie
+    assert asked(guarded, "/hi", Cookie=f"other=1; {cookie}").status == 200
+    # Another sidecar of the same host has a cookie of its own.
+    assert asked(guarded, "/hi", Cookie=cookie.replace(port, "1")).status == 401
+    guarded.guard(Gate("another token"))
+    assert asked(guarded, "/hi", Cookie=cookie).status == 401
+
+
+def test_names_that_are_configured_are_known(guarded):
+    shown = {"Authorization": f"Bearer {TOKEN}"}
+    assert asked(guarded, Host="Proxy.fab.example:8443", **shown).status == 200
+    assert asked(guarded, Host="evil.example", **shown).status == 421
+    guarded.guard(Gate(None, None))
+    assert asked(guarded, Host="evil.example").status == 200
+
+
+def test_tokens_do_not_get_into_the_log(guarded, caplog):
+    with caplog.at_level("DEBUG"):
+        asked(guarded, f"/?token={TOKEN.replace(' ', '+')}")
+    assert "admin: GET /" in caplog.text and "nobody" not in caplog.text

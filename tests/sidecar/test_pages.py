@@ -6,13 +6,15 @@ import time
 from wafermon.delivery import Journal, Pipeline
 from wafermon.flow import Router
 from wafermon.net import Request
+from wafermon.sidecar.health import Health
 from wafermon.sidecar.pages.health import health as health_page
 
 
 def test_a_commit_that_hangs_shows_before_it_fails(tmp_path):
     journal = Journal(str(tmp_path / "journal.db"))
     journal.open()
-    page = health_page(Pipeline(Router({}), {}, journal=journal), lambda: "ok", dict)
+    pipeline = Pipeline(Router({}), {}, journal=journal)
+    page = health_page(pipeline, Health(pipeline, lambda: "ok"), dict)
 
     def health():
         return json.loads(page(Request()).body)

@@ -31,11 +31,11 @@ def test_reference_main_prints_and_writes(tmp_path, capsys, monkeypatch):
     assert capsys.readouterr().out == reference.reference()
 
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{reference.BEGIN}\nstale\n{reference.END}\nafter\n")
+    page.write_text(f"before\n{reference.BEGIN}\nold rows\n{reference.END}\nafter\n")
     monkeypatch.setattr("sys.argv", ["reference", "--write", str(page)])
     reference.main()
     assert reference.reference() in page.read_text()
-    assert "stale" not in page.read_text()
+    assert "old rows" not in page.read_text()
 
 
 def test_every_key_has_one_sentence_and_a_type():

@@ -23,14 +23,13 @@ from wafermon.backends.store_schema import StoreError
 from wafermon.cli.lines import clipped, style_of, visible
 from wafermon.cli.query import STORE_FILE
 from wafermon.cli.run import EX_CONFIG, host_and_port
+from wafermon.cli.trace import stored
 from wafermon.cli.tree import counted, draw, pen_for
 from wafermon.demo.crew import Crew, CrewError, Heard, Tally
 from wafermon.demo.database import loaded
 from wafermon.demo.datalog import Lot, lot_name, write_lot
 from wafermon.errors import ConfigError
-from wafermon.flow import Correlator
 from wafermon.flow.selection import Selection
-from wafermon.message import Batch
 from wafermon.sidecar import Sidecar, parse
 
 #: Seconds from the begin of one lot to that of the next, and the longest that one may take.
@@ -175,7 +174,7 @@ class Demo:
     def _greet(self) -> None:
         at, program = self.at, _program()
         print(f"sidecar    listens on {at['tcp']} and {at['unix']}")
-        print(f"look at    http://{at['admin']}/health and http://{at['admin']}/metrics")
+        print(f"look at    http://{at['admin']}/")
         print(f"services   {', '.join(_SERVICES)}, in {self.folder}")
         if self.crew.perl is None:
             print("           no perl on PATH: db-loader is skipped, nothing will be loaded")
@@ -269,13 +268,10 @@ class Demo:
         return faults
 
     def _print_trace(self, store: Store, tid: str) -> None:
-        correlator = Correlator()
-        lines = [line for _, line, _ in store.query(Selection(tid=tid, since_ms=self.began_ms))]
-        correlator.observe(Batch(b"\n".join(lines) + b"\n"), now=0.0)
-        trace = correlator.trace(tid)
-        if trace is not None:
+        found = stored(store, tid)
+        if found is not None:
             print()
-            print(*draw(trace, self.style.width, pen_for(sys.stdout)), sep="\n")
+            print(*draw(found, self.style, pen_for(sys.stdout)), sep="\n")
 
     def _print_losses(self, counts: Counter[tuple[str, str]], lost: int) -> list[str]:
         pipeline, tallies = self.sidecar.pipeline, self.crew.tallies
@@ -317,6 +313,7 @@ class Demo:
         program, folder = _program(), shlex.quote(self.data)
         print("\nwhere to look further:")
         if tid:
+            print(f"  {program} trace --data {folder} {tid[:8]}")
             print(f"  {program} query --data {folder} --tid {tid}")
         print(f"  {program} query --data {folder} --level warn")
         if self.once:

@@ -15,9 +15,9 @@ from typing import IO, Any, Callable, NamedTuple, Optional
 
 from wafermon.message import Message, level_rank
 
-_RESET, _DIM = "\x1b[0m", "\x1b[2m"
+RESET, DIM = "\x1b[0m", "\x1b[2m"
 #: debug, info, warn, error, fatal
-_COLOURS = (_DIM, "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[1;31m")
+COLOURS = (DIM, "\x1b[32m", "\x1b[33m", "\x1b[31m", "\x1b[1;31m")
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -85,7 +85,7 @@ def line_of(message: Message, style: Style = PLAIN) -> str:
         line = clipped(line, style.width)
     rank = level_rank(data.get("level")) if kind == "event" else -1
     if style.colour and rank >= 0:
-        return f"{_COLOURS[rank]}{line}{_RESET}"
+        return f"{COLOURS[rank]}{line}{RESET}"
     return line
 
 
@@ -134,6 +134,15 @@ def clipped(text: str, width: int) -> str:
         if used < room:
             cut = index + 1
     return text
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal a text takes.
+
+    >>> columns("abc"), columns("工程")
+    (3, 4)
+    """
+    return len(text) if text.isascii() else sum(map(_columns, text))
 
 
 def _columns(char: str) -> int:

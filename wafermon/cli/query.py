@@ -40,16 +40,7 @@ T = TypeVar("T")
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "--data",
-        metavar="DIR",
-        default=DEFAULT_DATA,
-        help=f"the sidecar's data_dir (default {DEFAULT_DATA})",
-    )
-    where.add_argument(
-        "--store", metavar="FILE", help=f"the store itself (default {STORE_FILE} in --data)"
-    )
+    add_store(parser)
     add_selection(parser)
     parser.add_argument(
         "--limit",
@@ -59,6 +50,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help=f"show the newest N (default {DEFAULT_LIMIT}, 0: all)",
     )
     parser.add_argument("--json", action="store_true", help="print the raw lines, byte for byte")
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """Declare where the store is, for `store_of`."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--data", metavar="DIR", help=f"the sidecar's data_dir (default {DEFAULT_DATA})"
+    )
+    where.add_argument(
+        "--store", metavar="FILE", help=f"the store itself (default {STORE_FILE} in --data)"
+    )
+
+
+def store_of(options: argparse.Namespace) -> Store:
+    """The store that the arguments of `add_store` name."""
+    return Store(options.store or os.path.join(options.data or DEFAULT_DATA, STORE_FILE))
 
 
 def add_selection(parser: argparse.ArgumentParser) -> None:
@@ -118,7 +125,7 @@ def run(options: argparse.Namespace) -> int:
     if since is not None and until is not None and since >= until:
         print("wafermon query: expected --since to be before --until", file=sys.stderr)
         return 2
-    store = Store(options.store or os.path.join(options.data, STORE_FILE))
+    store = store_of(options)
     try:
         shown = _show(store, selection, options.json)
         sys.stdout.flush()

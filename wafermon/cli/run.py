@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import gc
 import json
 import logging
@@ -18,6 +19,7 @@ import sys
 import threading
 from typing import Any, Optional
 
+from wafermon.cli.log_lines import LogLines, is_journal
 from wafermon.cli.signals import Signals
 from wafermon.errors import ConfigError
 from wafermon.net import Inherited
@@ -27,9 +29,11 @@ from wafermon.sidecar.secrets import Credentials
 
 EX_CONFIG = 78
 
+log = logging.getLogger("wafermon.run")
+
 EPILOG = """\
-With no config it listens on TCP 127.0.0.1:17000 and on a Unix socket in the data folder, answers
-/health and /metrics on 127.0.0.1:17001, and keeps everything in ./wafermon-data/.
+With no config it listens on TCP 127.0.0.1:17000 and on a Unix socket in the data folder, keeps
+everything in ./wafermon-data/, and shows itself at http://127.0.0.1:17001/.
 
 The config is the first of: --config, CONFIG_FILE, WAFERMON_CONFIG,
 /etc/wafermon/wafermon.yaml, .toml, .json.
@@ -80,15 +84,16 @@ def host_and_port(text: str) -> tuple[str, int]:
 
 def run(options: argparse.Namespace) -> int:
     """Start, wait for a signal, stop."""
-    logging.basicConfig(stream=sys.stderr, format="wafermon: %(levelname)s: %(message)s")
+    lines = LogLines(sys.stderr, journal=is_journal(2, os.environ))
+    logging.basicConfig(handlers=[lines])
     try:
-        with contextlib.closing(Signals()) as signals:
-            return _run(options, signals)
+        with contextlib.closing(lines), contextlib.closing(Signals()) as signals:
+            return _run(options, signals, lines)
     finally:
         _leave_stderr()
 
 
-def _run(options: argparse.Namespace, signals: Signals) -> int:
+def _run(options: argparse.Namespace, signals: Signals, lines: LogLines) -> int:
     reloader = Reloader(lambda: configure(options), lambda: find_config(options.config, os.environ))
     try:
         sidecar = Sidecar(
@@ -97,6 +102,7 @@ def _run(options: argparse.Namespace, signals: Signals) -> int:
             inherited=Inherited.from_environ(os.environ, os.getpid()),
             loaded=reloader.loaded,
         )
+        lines.follow(**dataclasses.asdict(sidecar.config.sidecar.logging))
         sidecar.start()
     except ConfigError as error:
         path = find_config(options.config, os.environ)
@@ -108,7 +114,7 @@ def _run(options: argparse.Namespace, signals: Signals) -> int:
         return 1
     try:
         _write_ready(options.ready_file, sidecar.addresses())
-        return _serve(sidecar, reloader, signals, options.ready_file)
+        return _serve(sidecar, reloader, signals, lines, options.ready_file)
     except OSError as error:
         say(f"cannot write the ready file {options.ready_file}: {error.strerror}")
         sidecar.stop(sidecar.config.sidecar.shutdown_timeout)
@@ -170,15 +176,16 @@ def _serve(
     sidecar: Sidecar,
     reloader: Reloader,
     signals: Signals,
+    lines: LogLines,
     ready_file: Optional[str],
 ) -> int:
-    at = "listening on tcp {tcp} and unix {unix}, admin http://{admin}"
-    say(at.format(**sidecar.addresses()))
+    at = "listening on tcp %(tcp)s and unix %(unix)s, admin http://%(admin)s"
+    log.info(at, sidecar.addresses())
     gc.collect()
     gc.freeze()
     gc.disable()
     reloader.start(
-        lambda config: _reload(sidecar, config, ready_file),
+        lambda config: _reload(sidecar, config, lines, ready_file),
         lambda: sidecar.config.sidecar.reload.poll,
     )
     while True:
@@ -186,24 +193,29 @@ def _serve(
             number = signals.get(sidecar.config.sidecar.performance.gc_interval)
         except socket.timeout:
             gc.collect()
+            lines.flush()
             continue
         if number != signal.SIGHUP:
             break
         reloader.request()
     reloader.stop()
-    say(f"{signal.Signals(number).name}, stopping")
+    log.info("%s, stopping", signal.Signals(number).name)
     lost = _stop(sidecar, signals)
     if lost:
-        say(f"{lost} messages could not be delivered and are lost")
+        log.error("%d messages could not be delivered and are lost", lost)
     if sidecar.cut_off:
-        say(f"{sidecar.cut_off} connections were closed with data unread: their senders were "
-            "faster than the backends; a longer sidecar.shutdown_timeout gives them time")
+        log.warning("%d connections were closed with data unread: their senders were faster than "
+                    "the backends; a longer sidecar.shutdown_timeout gives them time",
+                    sidecar.cut_off)  # fmt: skip
     return 1 if lost or sidecar.cut_off else 0
 
 
-def _reload(sidecar: Sidecar, config: Config, ready_file: Optional[str]) -> bool:
+def _reload(
+    sidecar: Sidecar, config: Config, lines: LogLines, ready_file: Optional[str]
+) -> bool:
     before = sidecar.addresses()
     differs = sidecar.reload(config)
+    lines.follow(**dataclasses.asdict(config.sidecar.logging))
     if sidecar.addresses() != before:
         _write_ready(ready_file, sidecar.addresses())
     return differs
@@ -221,7 +233,7 @@ def _stop(sidecar: Sidecar, signals: Signals) -> int:
     while number := signals.get():
         if number == signal.SIGHUP:
             continue  # what ends reads nothing again
-        say("a second signal, stopping now")
+        log.warning("a second signal, stopping now")
         sidecar.abort()
     return lost[0]
 

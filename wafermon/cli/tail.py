@@ -10,9 +10,9 @@ import sys
 import urllib.parse
 from collections.abc import Iterator
 
+from wafermon.cli.ask import Admin, add_admin
 from wafermon.cli.lines import json_of, line_of, style_of
 from wafermon.cli.query import add_selection, selection_of
-from wafermon.cli.run import host_and_port
 
 #: The stream sends at least an empty line each second.
 SILENCE_SECONDS = 10.0
@@ -30,13 +30,7 @@ examples:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Where, and the filters of `query` that make sense live."""
-    parser.add_argument(
-        "--admin",
-        metavar="HOST:PORT",
-        type=host_and_port,
-        default=("127.0.0.1", 17001),
-        help="admin address of the sidecar (default 127.0.0.1:17001)",
-    )
+    add_admin(parser)
     add_selection(parser)
     parser.add_argument("--json", action="store_true", help="print the lines as JSON")
 
@@ -46,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     host, port = options.admin
     style = style_of(sys.stdout)
     try:
-        for line in _stream(host, port, _query(options)):
+        for line in _stream(options.admin, _query(options)):
             if line.startswith(b'{"missed"'):
                 print(f"({json.loads(line)['missed']} messages came too fast)", file=sys.stderr)
             elif line:
@@ -79,9 +73,9 @@ def _query(options: argparse.Namespace) -> str:
     return urllib.parse.urlencode([pair for pair in pairs if pair[1] is not None])
 
 
-def _stream(host: str, port: int, query: str) -> Iterator[bytes]:
-    connection = http.client.HTTPConnection(host, port, timeout=SILENCE_SECONDS)
-    connection.request("GET", f"/tail?{query}", headers={"Host": "localhost"})
+def _stream(admin: Admin, query: str) -> Iterator[bytes]:
+    connection = http.client.HTTPConnection(*admin, timeout=SILENCE_SECONDS)
+    connection.request("GET", f"/tail?{query}", headers=admin.headers())
     answer = connection.getresponse()
     if answer.status != 200:
         raise OSError(answer.read(1000).decode("utf-8", "replace").strip())

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterator
-from typing import IO, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import IO, Any, NamedTuple
 
-from wafermon.cli.lines import clipped, visible
-from wafermon.flow.correlator import Node, Span, Trace
+from wafermon.cli.lines import PLAIN as PLAIN_STYLE
+from wafermon.cli.lines import Style, clipped, columns, visible
+from wafermon.cli.table import coloured
 
 #: Columns where nothing limits them, as in a file.
 DEFAULT_WIDTH = 100
 _DURATION = 9
 _BAR = (10, 40)
+#: Deeper spans are indented no further; a number tells their depth.
+_DEEPEST = 10
+_NOTED = 3
+_WARN, _ERROR = 2, 3
 
 
 class Pen(NamedTuple):
@@ -21,11 +25,26 @@ class Pen(NamedTuple):
     fork: str
     last: str
     line: str
+    critical: str
     bar: str
+    gap: str
+    note: str
 
 
-FINE = Pen("├ ", "└ ", "│ ", "█")
-PLAIN = Pen("+ ", "` ", "| ", "#")
+FINE = Pen("├ ", "└ ", "│ ", "█", "▒", "·", "·")
+PLAIN = Pen("+ ", "` ", "| ", "#", "=", ".", "-")
+
+
+class _Row(NamedTuple):
+    """A line of the waterfall: what stands left of the bar, and the bar's time."""
+
+    indent: str
+    text: str
+    marks: str
+    start_ms: float
+    duration_ms: Any
+    char: str
+    rank: Any = None
 
 
 def pen_for(stream: IO[str]) -> Pen:
@@ -37,46 +56,46 @@ def pen_for(stream: IO[str]) -> Pen:
     return FINE
 
 
-def draw(trace: Trace, width: int = 0, pen: Pen = FINE) -> list[str]:
+def draw(found: Mapping[str, Any], style: Style = PLAIN_STYLE, pen: Pen = FINE) -> list[str]:
     """Draw a trace.
 
-    Marked are spans that ended in an error, that are open, and whose parent is missing.
+    Full bars are the critical path: what decides how long the whole takes. Named are errors,
+    spans that are open, whose parent is missing or that are their own ancestor, gaps, and times
+    that cannot be.
 
     Args:
-        trace: from a `Correlator`.
-        width: columns of a line; 0 for as many as look well.
+        found: a trace as `wafermon.flow.trace_view.trace_object` tells it.
+        style: columns and colours.
         pen: what to draw with.
 
     Returns:
-        A line with the sum of it, then one a span; nothing in them is a control character.
+        A line with the sum of it, then one a span; nothing in them is a control character but for
+        colours that the style asks for.
 
-    >>> from wafermon.flow.correlator import Node, Span, Trace
-    >>> leaf = Node(Span("b", "a", "loader", "parse", 500, 500.0, "error"), [])
-    >>> root = Node(Span("a", None, "receiver", "lot", 0, 1000.0, "ok"), [leaf])
-    >>> print(*draw(Trace("4bf9", [root], 0), 60), sep="\\n")
-    trace 4bf9  1.00 s, 2 services, 2 spans
+    >>> from wafermon.flow.trace import Span, assemble
+    >>> from wafermon.flow.trace_view import trace_object
+    >>> leaf = Span("b", "a", "loader", "parse", 500, 500.0, "error")
+    >>> trace = assemble("4bf9", [leaf, Span("a", None, "receiver", "lot", 0, 1000.0)])
+    >>> print(*draw(trace_object(trace), Style(60)), sep="\\n")
+    trace 4bf9  1.00 s, 2 services, 2 spans, 1 error
     └ receiver  lot               1.00 s  ██████████████████████
       └ loader  parse (error)     500 ms             ███████████
     """
-    width = width or DEFAULT_WIDTH
-    spans = [node.span for _, node in trace.walk()]
-    begin = min((span.start_ms for span in spans), default=0)
-    whole = max((_end(span) for span in spans), default=0.0) - begin
-    rows = list(_rows(trace.roots, pen))
+    width = style.width or DEFAULT_WIDTH
+    spans = found["spans"]
+    begin = found["start_ms"] or 0
+    whole = found["duration_ms"] or 0.0
+    rows = list(_rows(found, pen))
     room = max(_BAR[0], min(_BAR[1], width // 3))
-    widest = max((_columns(label) for label, _ in rows), default=0)
+    widest = max((columns(f"{row.indent}{row.text}{row.marks}") for row in rows), default=0)
     label_width = max(1, min(widest, width - room - _DURATION - 4))
     room = min(_BAR[1], max(room, width - label_width - _DURATION - 4))
-    sources = {span.src for span in spans}
-    lines = [
-        f"trace {visible(trace.tid)}  {duration(whole)}, {counted(len(sources), 'service')},"
-        f" {counted(len(spans), 'span')}"
-    ]
-    for label, span in rows:
-        took = "" if span.duration_ms is None else duration(span.duration_ms)
-        bar = _bar(span, begin, whole, room, pen)
-        label = _padded(clipped(label, label_width), label_width)
-        lines.append(clipped(f"{label}  {took:>{_DURATION}}  {bar}".rstrip(), width))
+    lines = [f"trace {visible(found['tid'])}  {', '.join(_sums(found, spans))}"]
+    for row in rows:
+        took = "" if row.duration_ms is None else duration(row.duration_ms)
+        bar = _bar(row, begin, whole, room)
+        line = f"{_label(row, label_width)}  {took:>{_DURATION}}  {bar}".rstrip()
+        lines.append(coloured(clipped(line, width), row.rank, style))
     return lines
 
 
@@ -98,43 +117,6 @@ def duration(ms: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _rows(roots: list[Node], pen: Pen) -> Iterator[tuple[str, Span]]:
-    """Label and span, top down. With a stack: a trace may be deeper than Python's own."""
-    stack = _children(roots, "")
-    while stack:
-        indent, is_last, node = stack.pop()
-        yield f"{indent}{pen.last if is_last else pen.fork}{_label(node)}", node.span
-        stack += _children(node.children, indent + ("  " if is_last else pen.line))
-
-
-def _children(nodes: list[Node], indent: str) -> list[tuple[str, bool, Node]]:
-    """Ready to be popped one by one."""
-    return [(indent, at == 0, node) for at, node in enumerate(reversed(nodes))]
-
-
-def _label(node: Node) -> str:
-    span = node.span
-    marks = [span.status] if span.status != "ok" else []
-    if node.orphan:
-        marks.append("parent missing")
-    mark = f" ({', '.join(marks)})" if marks else ""
-    return f"{visible(span.src)}  {visible(span.name)}{mark}"
-
-
-def _end(span: Span) -> float:
-    return span.start_ms + (span.duration_ms or 0.0)
-
-
-def _bar(span: Span, begin: int, whole: float, room: int, pen: Pen) -> str:
-    """Where on the time of the whole trace the span lies; an open one reaches to its end."""
-    if whole <= 0:
-        return pen.bar
-    until = begin + whole if span.duration_ms is None else _end(span)
-    first = min(room - 1, int((span.start_ms - begin) / whole * room))
-    last = max(first + 1, round((until - begin) / whole * room))
-    return " " * first + pen.bar * (last - first)
-
-
 def counted(count: int, noun: str) -> str:
     """A number of things.
 
@@ -144,14 +126,109 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
-def _columns(text: str) -> int:
-    if text.isascii():
-        return len(text)
-    return sum(
-        0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF")
-        for char in text
-    )
+def _sums(found: Mapping[str, Any], spans: list[dict[str, Any]]) -> Iterator[str]:
+    yield duration(found["duration_ms"]) if found["duration_ms"] is not None else "no end yet"
+    yield counted(len(found["services"]), "service")
+    yield counted(len(spans), "span")
+    errors = sum(span["status"] == "error" for span in spans)
+    if errors:
+        yield counted(errors, "error")
+    orphans = sum(span["orphan"] for span in spans)
+    if orphans:
+        yield counted(orphans, "orphan")
+    still = sum(span["status"] == "open" for span in spans)
+    if still:
+        yield f"{still} open"
+    skewed = sum(span["skew_ms"] is not None for span in spans)
+    if skewed:
+        yield f"{skewed} with a clock that differs"
+    if found["loose_messages"]:
+        yield f"{counted(found['loose_messages'], 'message')} of no known span"
+    if found["left_out"]:
+        yield f"{found['left_out']} left out, there was no room"
 
 
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _columns(text))
+def _rows(found: Mapping[str, Any], pen: Pen) -> Iterator[_Row]:
+    """The spans from the top, before each the gap that it ends, below it what it had to say."""
+    spans = found["spans"]
+    lasts = _last_ones([span["depth"] for span in spans])
+    before = {gap["before"]: gap for gap in found["gaps"]}
+    indents = [""]
+    for span, is_last in zip(spans, lasts):
+        del indents[span["depth"] + 1 :]
+        indent = indents[-1]
+        below = indent + ("  " if is_last else pen.line)
+        indents.append(below if span["depth"] < _DEEPEST else indent)
+        gap = before.get(span["sid"])
+        if gap is not None:
+            yield _gap(gap, indent + pen.line, pen)
+        yield _Row(
+            indent + (pen.last if is_last else pen.fork),
+            f"{_depth(span)}{visible(span['src'])}  {visible(span['name'])}",
+            _marks(span),
+            span["start_ms"],
+            span["duration_ms"],
+            pen.critical if span["critical"] else pen.bar,
+            _ERROR if span["status"] == "error" else None,
+        )
+        yield from _events(span, indents[-1] + (pen.line if span["children"] else "  "), pen)
+
+
+def _gap(gap: Mapping[str, Any], indent: str, pen: Pen) -> _Row:
+    return _Row(indent, "(gap)", "", gap["start_ms"], gap["duration_ms"], pen.gap)
+
+
+def _events(span: Mapping[str, Any], indent: str, pen: Pen) -> Iterator[_Row]:
+    """The last of its warnings and errors."""
+    ranks = {"warn": _WARN, "error": _ERROR, "fatal": _ERROR}
+    told = [event for event in span["events"] if event["level"] in ranks]
+    for event in told[-_NOTED:]:
+        text = f"{pen.note} {event['level']}: {visible(event['msg'] or event['type'])}"
+        yield _Row(indent, text, "", event["ts"], None, "", ranks[event["level"]])
+
+
+def _last_ones(depths: list[int]) -> list[bool]:
+    """Of each span in order of the tree whether it is the last child of its parent."""
+    lasts: list[bool] = []
+    followed: list[bool] = []  # by depth: whether one of this depth comes later
+    for depth in reversed(depths):
+        followed += [False] * (depth + 1 - len(followed))
+        lasts.append(not followed[depth])
+        del followed[depth:]
+        followed.append(True)
+    return lasts[::-1]
+
+
+def _depth(span: Mapping[str, Any]) -> str:
+    return f"[{span['depth']}] " if span["depth"] > _DEEPEST else ""
+
+
+def _marks(span: Mapping[str, Any]) -> str:
+    marks = [span["status"]] if span["status"] != "ok" else []
+    if span["orphan"]:
+        marks.append("parent missing")
+    if span["cycle"]:
+        marks.append("its own ancestor")
+    skew = span["skew_ms"]
+    if skew is not None:
+        where = "begins {} before" if skew < 0 else "ends {} after"
+        marks.append(f"{where.format(duration(abs(skew)))} its parent")
+    return f" ({', '.join(marks)})" if marks else ""
+
+
+def _label(row: _Row, width: int) -> str:
+    """What stands left of the bar; the marks go last where there is no room for all."""
+    room = width - columns(row.indent) - columns(row.marks)
+    text = clipped(row.text, room) if room > 0 else ""
+    label = clipped(f"{row.indent}{text}{row.marks}", width)
+    return label + " " * (width - columns(label))
+
+
+def _bar(row: _Row, begin: float, whole: float, room: int) -> str:
+    """Where on the time of the whole trace a row lies; an open span reaches to its end."""
+    if whole <= 0 or not row.char:
+        return row.char
+    until = begin + whole if row.duration_ms is None else row.start_ms + row.duration_ms
+    first = max(0, min(room - 1, int((row.start_ms - begin) / whole * room)))
+    last = max(first + 1, min(room, round((until - begin) / whole * room)))
+    return " " * first + row.char * (last - first)

@@ -1,6 +1,6 @@
 """check a configuration and name every fault
 
-Nothing is started, opened or written.
+Nothing is started, opened or written, also by its tests.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import argparse
 import os
 import sys
 
+from wafermon.cli.lines import visible
 from wafermon.errors import ConfigError
+from wafermon.sidecar import Config
 from wafermon.sidecar.build import check
+from wafermon.sidecar.config_tests import results
 from wafermon.sidecar.load import find_config, load, parse
 
 #: Exit status of a bad configuration (EX_CONFIG of sysexits.h), as systemd and Vector know it.
@@ -20,22 +23,34 @@ EPILOG = """\
 examples:
   wafermon validate /etc/wafermon/wafermon.yaml
   wafermon validate && systemctl reload wafermon
+  wafermon validate --test wafermon.yaml
 
-Without FILE the same file is checked that `wafermon run` would use.
-Exit status: 0 when all is well, 78 when there is a fault.
+Without FILE the same file is checked that `wafermon run` would use. With --test the tests in it
+are run, too: its `tests:` says which messages have to go where.
+Exit status: 0 when all is well, 78 when there is a fault, 1 when a test fails.
 """
+
+_TEACH = """\
+there are no tests in it; one looks like this:
+
+tests:
+  - name: what a loader says goes to the store, without passwords
+    messages: [{src: db-loader, type: event, data: {level: info, msg: hi, ctx: {password: x}}}]
+    backends: [store]
+    redacted: {store: [data.ctx.password]}"""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command."""
     parser.add_argument("file", metavar="FILE", nargs="?", help="YAML, TOML or JSON, by its ending")
+    parser.add_argument("--test", action="store_true", help="run the tests that stand in the file")
 
 
 def run(options: argparse.Namespace) -> int:
     """Check the file; faults go to stderr, one a line.
 
     Returns:
-        Exit status: 0, or 78 where there is a fault.
+        Exit status: 0, 78 where there is a fault, 1 where a test fails.
     """
     path = find_config(options.file, os.environ)
     name = path or "defaults (no file found)"
@@ -48,7 +63,23 @@ def run(options: argparse.Namespace) -> int:
         return EX_CONFIG
     backends, sources = len(config.backends), len(config.routing)
     print(f"{name}: ok ({_count(backends, 'backend')}, {_count(sources, 'source')} routed)")
-    return 0
+    return _test(config) if options.test else 0
+
+
+def _test(config: Config) -> int:
+    """Run the tests of a configuration and say what differs."""
+    failed = 0
+    for result in results(config):
+        failed += bool(result.faults)
+        name = f" {visible(result.name)}" if result.name else ""
+        print(f"{result.place}{name}: {'FAILED' if result.faults else 'ok'}")
+        for fault in result.faults:
+            print(f"  {visible(fault)}")
+    if not config.tests:
+        print(_TEACH)
+        return 0
+    print(f"{_count(len(config.tests), 'test')}, {failed} failed")
+    return 1 if failed else 0
 
 
 def _count(number: int, noun: str) -> str:

@@ -156,6 +156,12 @@ class DeadLetters:
         account = self.route.queue.account()
         return [
             family(
+                "sidecar_dead_letters_up",
+                "gauge",
+                "Whether dead letters can be written (1), or the last write failed or hangs (0).",
+                {"": int(not self._is_stuck)},
+            ),
+            family(
                 "sidecar_dead_letters_total",
                 "counter",
                 "Records for the dead-letter file, by outcome.",

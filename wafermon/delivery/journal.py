@@ -453,6 +453,12 @@ class Journal:
         return [
             family("sidecar_journal_bytes", "gauge", "Raw bytes in the journal.", {"": self.bytes}),
             family(
+                "sidecar_journal_capacity_bytes",
+                "gauge",
+                "Raw bytes that the journal may hold.",
+                {"": self.max_bytes},
+            ),
+            family(
                 "sidecar_journal_messages_total",
                 "counter",
                 "Messages of the journal, by what became of them.",

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from typing import Optional
 
-from wafermon.flow.router import keeps
+from wafermon.flow.rule import keeps
 from wafermon.message import Batch, Message
 
 BLOCK, DROP_NEWEST, DROP_OLDEST, SAMPLE = "block", "drop_newest", "drop_oldest", "sample"

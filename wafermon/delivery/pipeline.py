@@ -15,6 +15,7 @@ from wafermon.delivery.dead_letters import DeadLetters
 from wafermon.delivery.feeders import Crowd, Feeder, Feeders
 from wafermon.delivery.journal import MEMORY, Journal
 from wafermon.delivery.journaled_queue import JournaledQueue
+from wafermon.delivery.queue import MAX_LOSERS
 from wafermon.delivery.rate_limit import RateLimit
 from wafermon.delivery.route import Route
 from wafermon.flow.router import Router
@@ -36,10 +37,11 @@ class Observer(Protocol):
 class Watcher(Protocol):
     """Somebody who is told which sources are connected. Loop thread only; must be quick."""
 
-    def joined(self, src: str) -> None:
-        """The first message of a connection has come, from this source."""
+    def joined(self, src: str, now: float) -> None:
+        """The first message of a connection has come, from this source; it is seen by the
+        observers right after. `now` is monotonic seconds."""
 
-    def left(self, src: str, lived: float) -> None:
+    def left(self, src: str, lived: float, now: float) -> None:
         """A connection of this source has ended, so many seconds after its first message."""
 
 
@@ -122,6 +124,8 @@ class Pipeline:
                 journal.settle = dead_letters.settle
         self._max_sources = max_sources
         self.received = CappedCounts(max_sources)
+        #: What was dropped before it came to a route, by source.
+        self.lost = CappedCounts(MAX_LOSERS)
         self.rejected: dict[str, int] = {reason.value: 0 for reason in Reason}
         self.observer_errors = 0
         for route in self.routes.values():
@@ -163,10 +167,15 @@ class Pipeline:
         if self.journal is None:
             feeder.safe(q, MEMORY, 1)
         elif self.journal.committed >= self.journal.assigned and not self._feeders.expect_receipts:
-            letters_wait = self.dead_letters is not None and not self.dead_letters.is_written
-            feeder.safe(q, MEMORY if letters_wait else self.journal.level, 1)
+            feeder.safe(q, self.receipts, 1)
         else:
             self._feeders.expect(self.journal.assigned, feeder, q)
+
+    @property
+    def receipts(self) -> str:
+        """What a receipt says as things are: `disk`, or `memory`. Any thread."""
+        letters_wait = self.dead_letters is not None and not self.dead_letters.is_written
+        return MEMORY if self.journal is None or letters_wait else self.journal.level
 
     def _on_committed(self, seq: int, level: str) -> None:
         """Called on the journal's thread."""
@@ -291,7 +300,12 @@ class Pipeline:
         if self.rate_limit is None:
             return batch
         admitted = self.rate_limit.admit(batch)
-        self.rate_limited += len(batch) - len(admitted)
+        if len(admitted) < len(batch):
+            self.rate_limited += len(batch) - len(admitted)
+            for source, count in batch.sources.items():
+                lost = count - admitted.sources.get(source, 0)
+                if lost:
+                    self.lost.add(source, lost)
         return admitted
 
     def _passed(self, step: Callable[[Batch], Batch], batch: Batch) -> Batch:
@@ -368,12 +382,12 @@ class Pipeline:
     def joined(self, src: str) -> None:
         """A connection has sent its first message."""
         for watcher in self._watchers:
-            watcher.joined(src)
+            watcher.joined(src, self._clock())
 
     def left(self, src: str, lived: float) -> None:
         """A connection has ended, so many seconds after its first message."""
         for watcher in self._watchers:
-            watcher.left(src, lived)
+            watcher.left(src, lived, self._clock())
 
     def start(self) -> None:
         """Start the delivery threads."""
@@ -414,6 +428,28 @@ class Pipeline:
             for source, count in dict(route.queue.sources).items():
                 counts.add(source, count)
         return counts
+
+    def dropped(self) -> dict[str, int]:
+        """Dropped messages by source, by the rate limit and on the way to all backends together,
+        as far as known: see `BatchQueue.lost`. Any thread."""
+        counts = collections.Counter(dict(self.lost))
+        for route in (*dict(self.retired).values(), *dict(self.routes).values()):
+            counts.update(dict(route.queue.lost))
+        return counts
+
+    def drops(self) -> list[tuple[str, str, int]]:
+        """Where messages were dropped, why, and how many: on the way in (`input`), by the rules
+        (`routing`), and by each backend. Any thread."""
+        found = [("input", reason, count) for reason, count in self.rejected.items()]
+        found += [("input", "rate_limited", self.rate_limited)]
+        found += [("input", INTERNAL_ERROR, self.internal_errors)]
+        found += [("routing", reason, count) for reason, count in self._router.dropped.items()]
+        for name, route in {**self.retired, **self.routes}.items():
+            dropped = dict(route.dropped)
+            found += [(f"backend {name}", reason, count) for reason, count in dropped.items()]
+        for outcome in ("lost", "given_up"):
+            found += [("backends that are gone", outcome, self.orphaned[outcome])]
+        return [drop for drop in found if drop[2]]
 
     def collect(self) -> list[Family]:
         """Yield the counters of the pipeline, of its router and of its routes."""

@@ -6,7 +6,7 @@ import collections
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Callable, Optional
 
 from wafermon.delivery.account import (
@@ -30,6 +30,7 @@ from wafermon.delivery.overflow import (
     sample,
 )
 from wafermon.message import Batch
+from wafermon.observe import CappedCounts
 
 log = logging.getLogger("wafermon.delivery")
 
@@ -41,6 +42,8 @@ WRITE_BYTES = 1 << 20
 #: So many small batches in a row become one: each costs 500 bytes beside what it holds, which a
 #: backend that is down would make a queue of single messages pay.
 SMALL_BATCHES, SMALL_BYTES = 64, 1024
+#: Sources whose drops are counted one by one.
+MAX_LOSERS = 10_000
 
 
 class BatchQueue:
@@ -117,6 +120,9 @@ class BatchQueue:
         #: Messages that came, and what became of them.
         self.offered = 0
         self.outcomes = dict.fromkeys((DELIVERED, DEAD_LETTERED, *REASONS), 0)
+        #: Dropped messages by source, as far as that is known without decoding what is large: not
+        #: of the rest of a write of which some was done, nor of what the journal lost.
+        self.lost = CappedCounts(MAX_LOSERS)
 
     @property
     def is_kept(self) -> bool:
@@ -157,6 +163,7 @@ class BatchQueue:
         self.offered += len(batch)
         if self._given_up is not None:
             self.outcomes[self._given_up] += len(batch)
+            self._lose(batch.sources)
             return True
         self._puts += 1
         was_empty = not self._waiting
@@ -207,6 +214,7 @@ class BatchQueue:
         if self.when_full == SAMPLE and not self._is_under([source], NEARLY_FULL):
             kept = sample(batch)
             self.outcomes[SAMPLED_FULL] += len(batch) - len(kept)
+            self._lose({source: len(batch) - len(kept)})
             batch = kept
         if len(batch):
             self._append(batch)
@@ -223,6 +231,7 @@ class BatchQueue:
             self._waiting, need, bulk, newest_first=newest_first, source=source
         ):
             self.outcomes[QUEUE_FULL] += len(before) - len(after)
+            self._lose({s: n - after.sources.get(s, 0) for s, n in before.sources.items()})
             self._waiting_messages -= len(before) - len(after)
             self._let_go(before)
             self._hold(after)
@@ -309,12 +318,16 @@ class BatchQueue:
             batch: what is done, in order.
             outcome: what became of it: `DELIVERED`, `DEAD_LETTERED` or the reason of its drop.
         """
+        lost = batch.sources if outcome in REASONS and len(batch) == 1 else {}
         with self._condition:
+            self._lose(lost)
             self._done(len(batch), len(batch.raw), outcome)
 
     def drop_taken(self, reason: str) -> None:
         """Drop what is not done of the batch that was taken."""
         with self._condition:
+            if not self._taken_done:
+                self._lose(self._taken.sources)
             self._done(len(self._taken) - self._taken_done, self._taken_left, reason)
 
     def _done(self, count: int, size: int, outcome: str) -> None:
@@ -330,6 +343,11 @@ class BatchQueue:
             self._forget_sources(self._taken)
             self._lend(Batch())
 
+    def _lose(self, sources: Mapping[str, int]) -> None:
+        for source, count in sources.items():
+            if count:
+                self.lost.add(source, count)
+
     def leave(self) -> None:
         """At the end of the process: count as dropped what no journal has any more."""
 
@@ -338,6 +356,7 @@ class BatchQueue:
         with self._condition:
             left = self.messages + self.behind
             self.outcomes[reason] += left
+            self._lose(self.sources)
             self._given_up = reason
             self._empty()
             return left
@@ -366,6 +385,19 @@ class BatchQueue:
         """Age of the batch that has waited longest, those a worker is busy with not included."""
         with self._condition:
             return self._clock() - self._waiting[0].since if self._waiting else 0.0
+
+    @property
+    def oldest_ms(self) -> int:
+        """When the first of what is in here was received, in Unix ms: of what a worker is busy
+        with, else of what waits; 0 where there is nothing, or it waits in the journal. Takes no
+        lock."""
+        taken = self._taken
+        if len(taken):
+            return taken.received_ms
+        try:
+            return self._waiting[0].batch.received_ms
+        except IndexError:
+            return 0
 
     # -- life ----------------------------------------------------------------------------------
 
@@ -399,6 +431,7 @@ class BatchQueue:
         self._waiting, self._waiting_messages = other._waiting, other._waiting_messages
         self.messages, self.bytes, self.sources = other.messages, other.bytes, other.sources
         self.behind, self.offered, self.outcomes = other.behind, other.offered, other.outcomes
+        self.lost = other.lost
 
     def _empty(self) -> None:
         self._waiting = collections.deque()

@@ -104,7 +104,8 @@ class Route:
         #: Whether a successor is about to take over.
         self.halted = False
         self._opened = False
-        self.retries = 0
+        #: Writes that failed or were refused, and those that were to be made again.
+        self.failures = self.retries = 0
         self.latency = Histogram()
         #: What the backend last failed with, and since when it fails; None while it works.
         self.error: Optional[str] = None
@@ -229,7 +230,7 @@ class Route:
         A write in which the old one hangs is made again: whether it will succeed nobody knows.
         """
         self.queue.adopt(old.queue)
-        self.retries, self.latency = old.retries, old.latency
+        self.failures, self.retries, self.latency = old.failures, old.retries, old.latency
 
     def abandon(self) -> None:
         """Give up what is not delivered: a `stop` that waits goes on at once. Any thread."""
@@ -324,6 +325,7 @@ class Route:
         """
         while not self._abandoned.is_set():
             error, outcome = self._attempt(batch), DELIVERED
+            self.failures += error is not None
             if isinstance(error, PermanentError):
                 if len(batch) > 1:  # find the guilty line; everything around it is delivered
                     self._worked()  # who says no is there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from wafermon.observe import Family, Sample, family
@@ -15,6 +16,7 @@ def families(route: Route) -> list[Family]:
     label = (("backend", route.name),)
     account = route.queue.account()
     return [
+        *_queue(route),
         family(
             "sidecar_messages_routed_total",
             "counter",
@@ -26,7 +28,8 @@ def families(route: Route) -> list[Family]:
             "sidecar_backend_latency_seconds",
             "histogram",
             "Time a backend took for a batch.",
-            route.latency.samples(label),
+            (),
+            [route.latency.buckets(label)],
         ),
         Family(
             "sidecar_backend_messages_total",
@@ -70,10 +73,59 @@ def families(route: Route) -> list[Family]:
             "backend",
         ),
         family(
+            "sidecar_backend_failures_total",
+            "counter",
+            "Writes that failed, or were refused for good.",
+            {route.name: route.failures},
+            "backend",
+        ),
+        family(
             "sidecar_messages_dropped_total",
             "counter",
             "Accepted messages that were not delivered, by reason.",
             account.dropped,
             "reason",
         ),
+    ]
+
+
+def oldest_seconds(route: Route) -> float:
+    """How long ago the first of what a backend has still to take was received; 0 where nothing is
+    known to wait."""
+    oldest = route.queue.oldest_ms
+    return max(0.0, time.time() - oldest / 1000) if oldest else 0.0
+
+
+def _queue(route: Route) -> list[Family]:
+    """How full a queue is: plain numbers, read without its lock."""
+    queue = route.queue
+    return [
+        family(name, "gauge", about, {route.name: value}, "backend")
+        for name, about, value in (
+            (
+                "sidecar_backend_queued_bytes",
+                "Raw bytes in the memory of a backend's queue.",
+                queue.bytes,
+            ),
+            (
+                "sidecar_backend_queue_capacity_messages",
+                "Messages at which a backend's queue is full.",
+                queue.max_messages,
+            ),
+            (
+                "sidecar_backend_queue_capacity_bytes",
+                "Raw bytes at which a backend's queue is full.",
+                queue.max_bytes,
+            ),
+            (
+                "sidecar_backend_behind_messages",
+                "Messages that wait for a backend in the journal, as its queue was full.",
+                queue.behind,
+            ),
+            (
+                "sidecar_backend_oldest_message_seconds",
+                "Age of the first message that a backend has still to take.",
+                oldest_seconds(route),
+            ),
+        )
     ]

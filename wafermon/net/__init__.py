@@ -2,6 +2,7 @@
 
 from wafermon.net.admin import AdminServer, Page, Request, Response
 from wafermon.net.door import Listen
+from wafermon.net.gate import Gate
 from wafermon.net.inherited import Inherited
 from wafermon.net.listener import Address, TcpAddress, UnixAddress
 from wafermon.net.lockout import Lockout
@@ -13,6 +14,7 @@ __all__ = [
     "Address",
     "AdminServer",
     "EventLoop",
+    "Gate",
     "Inherited",
     "Listen",
     "Lockout",

@@ -15,6 +15,8 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable, Optional, Protocol, Union
 
+from wafermon.net.gate import Gate
+
 #: A client that does not send its request, or take its answer, for this long is dropped.
 TIMEOUT_SECONDS = 10.0
 #: Clients that are served at a time; further ones are turned away.
@@ -30,8 +32,6 @@ SAFE_HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
-
 log = logging.getLogger("wafermon.net")
 
 
@@ -91,14 +91,13 @@ Page = Callable[[Request], Response]
 class AdminServer:
     """Serve pages over HTTP from threads of its own.
 
-    A request whose `Host` names another machine is refused (421), so that a page from elsewhere
-    cannot reach this one by way of a name that it controls (DNS rebinding).
-
     Args:
-        host: address to bind; where it is not loopback, any `Host` is taken.
+        host: address to bind.
         port: 0 lets the system choose.
         pages: path -> function of a request. A page whose path ends in `/`, but for `/` itself,
             answers for all that is below it.
+        gate: decides who is answered: 421 for another machine's name, 401 without the token. By
+            default who asks for this host.
 
     Thread: `start` and `stop` any; pages are called on threads of this server.
 
@@ -108,10 +107,13 @@ class AdminServer:
     b'there'
     """
 
-    def __init__(self, host: str, port: int, pages: Mapping[str, Page]) -> None:
+    def __init__(
+        self, host: str, port: int, pages: Mapping[str, Page], gate: Optional[Gate] = None
+    ) -> None:
         self._host = host
         self._port = port
         self._pages = dict(pages)
+        self._gate = gate or Gate()
         self._server: Optional[_HttpServer] = None
         self._thread: Optional[threading.Thread] = None
 
@@ -121,6 +123,11 @@ class AdminServer:
         port = self._server.server_address[1] if self._server else self._port
         return f"[{self._host}]:{port}" if ":" in self._host else f"{self._host}:{port}"
 
+    @property
+    def paths(self) -> list[str]:
+        """All that can be asked for."""
+        return sorted(self._pages)
+
     def start(self) -> None:
         """Bind and serve.
 
@@ -128,7 +135,7 @@ class AdminServer:
             OSError: the address cannot be bound; the text names it.
         """
         try:
-            self._server = _HttpServer(self._host, self._port, self._pages)
+            self._server = _HttpServer(self._host, self._port, self._pages, self._gate)
         except OSError as error:
             raise OSError(
                 error.errno or 0,
@@ -140,6 +147,12 @@ class AdminServer:
             daemon=True,
         )
         self._thread.start()
+
+    def guard(self, gate: Gate) -> None:
+        """Ask another gate from the next request on. Any thread."""
+        self._gate = gate
+        if self._server is not None:
+            self._server.gate = gate
 
     def stop(self) -> None:
         """End; answers under way are left behind. Safe without `start` and twice."""
@@ -161,9 +174,9 @@ class _HttpServer(http.server.ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, host: str, port: int, pages: dict[str, Page]) -> None:
+    def __init__(self, host: str, port: int, pages: dict[str, Page], gate: Gate) -> None:
         self.pages = pages
-        self.any_host = host not in ("127.0.0.1", "localhost", "::1")
+        self.gate = gate
         self._waiting: dict[Any, float] = {}  # who has still to ask, and until when
         self._answering: set[Any] = set()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -222,11 +235,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self) -> Response:
         self.server.asked(self.connection)
-        host = self.headers.get("Host", "localhost").rpartition(":")
-        name = host[0] if host[2].isdigit() else "".join(host)
-        if not self.server.any_host and name.lower() not in _LOCAL_NAMES:
-            return Response(b"this address is only served as localhost\n", status=421)
+        if not self.server.gate.knows(self.headers.get("Host", "localhost")):
+            return Response(b"this sidecar is not asked for by that name, see "
+                            b"sidecar.health.hosts\n", status=421)
         url = urllib.parse.urlsplit(self.path)
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        if not self.server.gate.admits(url.path, headers, self.server.server_port):
+            return self._login(url)
         page, rest = self.server.pages.get(url.path), ""
         if page is None:
             above, slash, rest = url.path.rpartition("/")
@@ -234,13 +249,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if page is None:
             known = "\n".join(sorted(self.server.pages))
             return Response(f"there is no such page; there are:\n{known}\n".encode(), status=404)
-        headers = {name.lower(): value for name, value in self.headers.items()}
         try:
             query = urllib.parse.parse_qs(url.query)
             return page(Request(query, urllib.parse.unquote(rest), headers))
         except Exception:
             log.exception("the admin page %s failed", url.path[:100])
             return Response(b"the page failed, see the sidecar's log\n", status=500)
+
+    def _login(self, url: urllib.parse.SplitResult) -> Response:
+        """What who has shown no token is told; a cookie, where it stands in the address."""
+        shown = urllib.parse.parse_qs(url.query).get("token", [""])[-1]
+        cookie = self.server.gate.cookie(shown, self.server.server_port)
+        if url.path == "/" and cookie is not None:
+            return Response(b"", status=303, headers={"Location": "/", "Set-Cookie": cookie})
+        words = (b"this sidecar asks for its token: open /?token=... once in a browser, else send "
+                 b"Authorization: Bearer ...\n")  # fmt: skip
+        return Response(words, status=401, headers={"WWW-Authenticate": "Bearer"})
 
     def _refuse_method(self) -> None:
         """All there is can only be read."""
@@ -273,4 +297,4 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 self.wfile.write(part)
 
     def log_message(self, format: str, *args: Any) -> None:
-        log.debug("admin: " + format, *args)
+        log.debug("admin: %s %s", self.command, self.path.partition("?")[0][:200])

@@ -123,6 +123,11 @@ class Server:
         return [door.address for door in self._doors]
 
     @property
+    def unbound(self) -> list[str]:
+        """Those of them that cannot be bound at the moment."""
+        return [door.address for door in self._doors if door.sock is None]
+
+    @property
     def connections(self) -> int:
         """Connections that are open."""
         return sum(len(door.connections) for door in self._all_doors)
@@ -324,6 +329,31 @@ class Server:
                 "gauge",
                 "Connections that are open.",
                 {"": self.connections},
+            ),
+            family(
+                "sidecar_connection_capacity",
+                "gauge",
+                "Connections that a listener accepts at a time.",
+                {door.address: door.listen.max_connections for door in self._doors},
+                "listener",
+            ),
+            family(
+                "sidecar_sessions",
+                "gauge",
+                "Sessions that are remembered.",
+                {"": len(self.sessions)},
+            ),
+            family(
+                "sidecar_session_evictions_total",
+                "counter",
+                "Sessions that were forgotten while they might still have been wanted.",
+                {"": self.sessions.evicted},
+            ),
+            family(
+                "sidecar_lockouts",
+                "gauge",
+                "Origins that have shown a wrong secret lately.",
+                {"": len(self.lockout)},
             ),
             family(
                 "sidecar_connections_total",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import time
 from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
@@ -32,9 +33,9 @@ from wafermon.delivery import (
 )
 from wafermon.delivery.route import DeadLetter
 from wafermon.errors import ConfigError
-from wafermon.flow import Router, Rule
+from wafermon.flow import Expected, JobTracker, Presence, Router, Rule
 from wafermon.message import Batch
-from wafermon.sidecar import schema
+from wafermon.sidecar import alerting, schema
 
 #: A backend that falls behind for longer than this is left to catch up from the journal.
 LAG_AFTER_SECONDS = 0.1
@@ -217,10 +218,39 @@ def _route(
     )
 
 
-def rate_limit(config: schema.Config) -> Optional[RateLimit]:
+def rate_limit(
+    config: schema.Config, clock: Callable[[], float] = time.monotonic
+) -> Optional[RateLimit]:
     """The limit on what one source may send; None where there is none."""
     settings = config.sidecar.buffers.rate_limit
-    return RateLimit(settings.per_source, settings.burst) if settings.per_source else None
+    if not settings.per_source:
+        return None
+    return RateLimit(settings.per_source, settings.burst, clock=clock)
+
+
+def presence(config: schema.Config, now: float) -> Presence:
+    """What follows the sources, from now on."""
+    return Presence(now=now, **_presence(config))
+
+
+def jobs(config: schema.Config, presence: Presence) -> JobTracker:
+    """What follows the jobs of these sources."""
+    return JobTracker(presence, **dataclasses.asdict(config.jobs))
+
+
+def follow(config: schema.Config, presence: Presence, jobs: JobTracker, now: float) -> None:
+    """Let those go on by another configuration, with all that they know. Loop thread."""
+    presence.configure(now=now, **_presence(config))
+    jobs.configure(**dataclasses.asdict(config.jobs))
+
+
+def _presence(config: schema.Config) -> dict[str, Any]:
+    settings = config.presence
+    return {
+        "expected": [Expected(one.src, one.every) for one in settings.expected],
+        "missing_after": settings.missing_after,
+        "max_sources": settings.max_sources,
+    }
 
 
 def dead_letters(config: schema.Config) -> DeadLetters:
@@ -249,3 +279,4 @@ def check(config: schema.Config) -> None:
     routes(config)
     dead_letters(config)
     router(config)
+    alerting.check(config.alerts)

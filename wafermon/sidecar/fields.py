@@ -27,6 +27,16 @@ def setting(kind: Kind, default: Any, doc: str, unit: str = "") -> Any:
     return dataclasses.field(default=kind.read(default), metadata=metadata)
 
 
+def key_of(field: dataclasses.Field[Any]) -> str:
+    """The key of a field in a file: its name, without the `_` that tells it from a word of Python.
+
+    >>> from wafermon.sidecar.schema_alerts import BackendDown
+    >>> [key_of(field) for field in dataclasses.fields(BackendDown)][:2]
+    ['backend', 'for']
+    """
+    return field.name.rstrip("_")
+
+
 def section(cls: Any, doc: str) -> Any:
     """A field that is a section of its own, with all the defaults of its class."""
     return dataclasses.field(default_factory=cls, metadata={"kind": Section(cls), "doc": doc})

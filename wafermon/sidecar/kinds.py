@@ -1,7 +1,8 @@
 """Kinds of values in a configuration: what each accepts, what it becomes, how it names itself.
 
 Plain kinds turn one scalar of a document into the value that the program works with. Composite
-kinds (`Section`, `Variant`, `Several`, `Table`) only say what is inside; the loader walks them.
+kinds (`Section`, `Variant`, `Shape`, `Several`, `Table`) only say what is inside; the loader walks
+them.
 
 Thread: kinds are immutable; any thread may use them.
 """
@@ -210,6 +211,11 @@ class Template(Text):
         return path
 
 
+@dataclass(frozen=True)
+class Secret(Text):
+    """Text that is never shown."""
+
+
 class Mode(Kind):
     """Permission bits, written as a string of octal digits as for chmod.
 
@@ -299,6 +305,13 @@ class Variant(Kind):
     def type(self) -> Kind:
         """The kind of its key `type`."""
         return Choice(*self.types)
+
+
+@dataclass(frozen=True)
+class Shape(Kind):
+    """A mapping that has one of a few telling keys, which names the dataclass for all of it."""
+
+    classes: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
 from wafermon.errors import ConfigError
-from wafermon.net import Inherited, Listen, TcpAddress, UnixAddress, peer
+from wafermon.net import Gate, Inherited, Listen, TcpAddress, UnixAddress, peer
 from wafermon.sidecar import schema
+from wafermon.sidecar.load import is_loopback
 from wafermon.sidecar.secrets import Credentials
 from wafermon.wire import Secret
 
@@ -62,6 +63,20 @@ def listens(
     if faults:
         raise ConfigError(faults)
     return made
+
+
+def gate(config: schema.Config, credentials: Credentials) -> Gate:
+    """Who the admin server answers; its token is read.
+
+    Raises:
+        ConfigError: the file of the token cannot be used.
+    """
+    health = config.sidecar.health
+    try:
+        token = None if health.token_file is None else credentials.secret(health.token_file)
+    except ValueError as error:
+        raise ConfigError([f"sidecar.health.token_file: {error}"]) from None
+    return Gate(token, health.hosts if health.hosts or is_loopback(health.host) else None)
 
 
 def _tls(

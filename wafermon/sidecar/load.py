@@ -16,11 +16,15 @@ from collections.abc import Mapping as AnyMapping
 from typing import Any, Optional, Union
 
 from wafermon.errors import ConfigError
+from wafermon.flow.pattern import is_pattern
 from wafermon.net.listener import MAX_SOCKET_PATH_BYTES
+from wafermon.sidecar.fields import key_of
 from wafermon.sidecar.formats import Trap, read_document
 from wafermon.sidecar.interpolate import interpolate
-from wafermon.sidecar.kinds import Kind, Section, Several, Table, Variant
-from wafermon.sidecar.schema import Config, File, Route, Store
+from wafermon.sidecar.kinds import Kind, Section, Several, Shape, Table, Variant
+from wafermon.sidecar.schema import Config, File, Store
+from wafermon.sidecar.schema_alerts import BackendDown, wrong_rules
+from wafermon.sidecar.schema_tests import Case
 from wafermon.sidecar.words import did_you_mean, quoted, shown
 
 #: Where a configuration is looked for last.
@@ -86,7 +90,7 @@ def parse(document: object, environ: Optional[Mapping[str, str]] = None) -> Conf
         reader.faults += _dangling(config)
         # Only of values that are all as the user wrote them, none a default for a faulty one.
         if not reader.faults:
-            reader.faults += [*_clashes(config), *_exposed(config)]
+            reader.faults += [*_clashes(config), *_exposed(config), *wrong_rules(config.alerts)]
     if reader.faults or not isinstance(config, Config):
         raise ConfigError(reader.faults)
     return config
@@ -106,7 +110,7 @@ class _Reader:
         """Read what stands at a path, or note the fault and return `_INVALID`."""
         if isinstance(kind, Several):
             return self.several(path, kind, raw)
-        if not isinstance(kind, (Section, Variant, Table)):
+        if not isinstance(kind, (Section, Variant, Shape, Table)):
             return self.scalar(path, kind, raw)
         found = self.mapping(path, {} if raw is None and isinstance(kind, Section) else raw)
         if isinstance(kind, Table):
@@ -116,6 +120,8 @@ class _Reader:
             return _INVALID
         if isinstance(kind, Variant):
             return self.variant(path, kind, found)
+        if isinstance(kind, Shape):
+            return self.shape(path, kind, found)
         return self.section(path, kind.cls, found)
 
     def fault(self, path: str, text: str) -> Any:
@@ -143,7 +149,7 @@ class _Reader:
 
     def section(self, path: str, cls: Any, entries: Mapping[str, object]) -> Any:
         """An instance of a class of the schema; a faulty value is left to its default."""
-        fields = {field.name: field for field in dataclasses.fields(cls)}
+        fields = {key_of(field): field for field in dataclasses.fields(cls)}
         for key in entries:
             if key not in fields:
                 known = f", expected one of {', '.join(fields)}" if fields else ""
@@ -158,7 +164,7 @@ class _Reader:
         usable = {name: value for name, value in values.items() if value is not _INVALID}
         if any(_required(fields[name]) for name in values.keys() - usable.keys()):
             return _INVALID
-        return cls(**usable)
+        return cls(**{fields[name].name: value for name, value in usable.items()})
 
     def variant(self, path: str, kind: Variant, entries: Mapping[str, object]) -> Any:
         """An instance of the class that the entry `type` names."""
@@ -167,6 +173,17 @@ class _Reader:
             return self.fault(_join(path, "type"), f"missing, expected {kind.type.expected}")
         name = self.scalar(_join(path, "type"), kind.type, rest.pop("type"))
         return _INVALID if name is _INVALID else self.section(path, kind.types[name], rest)
+
+    def shape(self, path: str, kind: Shape, entries: Mapping[str, object]) -> Any:
+        """An instance of the class whose telling key is among the entries."""
+        found = [key for key in kind.classes if key in entries]
+        if len(found) == 1:
+            return self.section(path, kind.classes[found[0]], entries)
+        if found:
+            return self.fault(path, f"expected just one of the keys {', '.join(found)}")
+        hints = (did_you_mean(key, kind.classes) for key in entries)
+        hint = next(filter(None, hints), "")
+        return self.fault(path, f"expected one of the keys {', '.join(kind.classes)}{hint}")
 
     def table(self, path: str, kind: Table, entries: Mapping[str, object]) -> Any:
         """A dict of all entries, also the faulty ones, so that their names are known."""
@@ -236,28 +253,37 @@ def _left_out(field: dataclasses.Field[Any], raw: object) -> bool:
 
 
 def _dangling(config: Config) -> Iterator[str]:
-    """Routes to backends that do not exist."""
-    for source, routes in config.routing.items():
-        for i, route in enumerate(routes if isinstance(routes, tuple) else ()):
-            if not isinstance(route, Route) or not config.backends:
-                continue  # another fault
-            if route.backend not in config.backends:
-                hint = did_you_mean(route.backend, config.backends)
-                hint = hint or f", there is {', '.join(config.backends)}"
-                place = _join("routing", source)
-                yield f"{place}[{i}].backend: no backend is called '{route.backend}'{hint}"
+    """Routes to backends that do not exist, and tests that name such."""
+    named = [
+        (f"{_join('routing', source)}[{i}].backend", getattr(route, "backend", None))
+        for source, routes in config.routing.items()
+        for i, route in enumerate(routes if isinstance(routes, tuple) else ())
+    ]
+    named += [
+        (f"{_join('alerts', name)}.backend", rule.backend)
+        for name, rule in config.alerts.items()
+        if isinstance(rule, BackendDown) and not is_pattern(rule.backend)
+    ]
+    for i, case in enumerate(config.tests):
+        names = (*case.backends, *case.redacted) if isinstance(case, Case) else ()
+        named += [(f"tests[{i}]", name) for name in dict.fromkeys(names)]
+    for place, name in named:
+        if not isinstance(name, str) or not config.backends or name in config.backends:
+            continue  # what is no name is another fault
+        hint = did_you_mean(name, config.backends) or f", there is {', '.join(config.backends)}"
+        yield f"{place}: no backend is called '{name}'{hint}"
 
 
 def _exposed(config: Config) -> Iterator[str]:
     """What may not be bound where others than this host can reach it."""
     tcp, health = config.sidecar.tcp, config.sidecar.health
-    if not (health.insecure or _is_loopback(health.host)):
+    if not (health.insecure or health.token_file or is_loopback(health.host)):
         yield (
             f"sidecar.health.host: at {health.host} others than this host can read every message"
-            " (/tail): listen on 127.0.0.1, with a proxy that guards it where others need it, or"
-            " else set sidecar.health.insecure: true"
+            " (/tail): listen on 127.0.0.1, or set sidecar.health.token_file, or else"
+            " sidecar.health.insecure: true"
         )
-    if _is_loopback(tcp.host):
+    if is_loopback(tcp.host):
         return
     if tcp.auth is not None and tcp.tls is None:
         yield (
@@ -271,7 +297,8 @@ def _exposed(config: Config) -> Iterator[str]:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is one that only this host can reach."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

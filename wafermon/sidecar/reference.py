@@ -11,10 +11,11 @@ import argparse
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from wafermon.sidecar.kinds import Kind, Section, Several, Table, Variant
+from wafermon.sidecar.fields import key_of
+from wafermon.sidecar.kinds import Kind, Section, Several, Shape, Table, Variant
 from wafermon.sidecar.schema import Config
 
 #: The lines of a document between which the reference stands.
@@ -52,21 +53,29 @@ def _rows(path: str, kind: Kind) -> Iterator[str]:
     elif isinstance(kind, Table):
         yield from _rows(f"{path}.<name>", kind.item)
     elif isinstance(kind, Variant):
-        shared = set.intersection(*(set(dataclasses.fields(cls)) for cls in kind.types.values()))
-        for name, cls in kind.types.items():
-            # The type in place of the name tells apart what several types have: `path`.
-            place = path.replace("<name>", f"<{name}>")
-            yield _row(f"{place}.type", f'`"{name}"`', "required", "", cls.__doc__)
-            own = [field for field in dataclasses.fields(cls) if field not in shared]
-            yield from _fields(place, own)
-        yield from _fields(path, [f for f in dataclasses.fields(cls) if f in shared])
+        yield from _classes(path, kind.types, typed=True)
+    elif isinstance(kind, Shape):
+        yield from _classes(path, kind.classes, typed=False)
     elif isinstance(kind, Section):
         yield from _fields(path, dataclasses.fields(kind.cls))
 
 
+def _classes(path: str, classes: Mapping[str, Any], typed: bool) -> Iterator[str]:
+    """The rows of several classes for one mapping, then of what they share."""
+    shared = set.intersection(*(set(dataclasses.fields(cls)) for cls in classes.values()))
+    for name, cls in classes.items():
+        # The type in place of the name tells apart what several types have: `path`.
+        place = path.replace("<name>", f"<{name}>")
+        if typed:
+            yield _row(f"{place}.type", f'`"{name}"`', "required", "", cls.__doc__)
+        own = [field for field in dataclasses.fields(cls) if field not in shared]
+        yield from _fields(place, own)
+    yield from _fields(path, [f for f in dataclasses.fields(cls) if f in shared])
+
+
 def _fields(path: str, fields: Iterable[dataclasses.Field[Any]]) -> Iterator[str]:
     for field in fields:
-        place = f"{path}.{field.name}".lstrip(".")
+        place = f"{path}.{key_of(field)}".lstrip(".")
         inner = list(_rows(place, field.metadata["kind"]))
         yield from inner or [_row(place, *_columns(field.metadata))]
 

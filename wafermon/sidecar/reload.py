@@ -123,6 +123,12 @@ class Loaded:
                 "When the configuration was last read without a fault, in Unix seconds.",
                 {"": self._checked},
             ),
+            family(
+                "sidecar_config_stale",
+                "gauge",
+                "Whether the file has faults, and the configuration before it runs on (1).",
+                {"": int(self._stale is not None)},
+            ),
         ]
 
 

@@ -31,12 +31,20 @@ from wafermon.sidecar.kinds import (
     Number,
     Scalar,
     Seconds,
+    Secret,
     Section,
     Several,
+    Shape,
     Template,
     Text,
     Variant,
 )
+from wafermon.sidecar.schema_alerts import ALERT_NAME, RULES, AlertRule
+from wafermon.sidecar.schema_jobs import Jobs
+from wafermon.sidecar.schema_observe import Logging, UserMetrics
+from wafermon.sidecar.schema_presence import Presence
+from wafermon.sidecar.schema_tests import Case
+from wafermon.sidecar.schema_traces import Traces
 
 _DAY = 86_400
 _MANY = 10_000_000  # no queue holds more messages than this
@@ -246,7 +254,20 @@ class Health:
     insecure: bool = setting(
         Flag(),
         False,
-        "Allow an address that is not loopback: whoever reaches it reads every message at `/tail`.",
+        "Allow an address that is not loopback without a token: whoever reaches it reads every "
+        "message at `/tail`.",
+    )
+    token_file: Optional[str] = setting(
+        _PATH,
+        None,
+        "Holds the token that whoever asks has to show; null = none. It passes in the clear, "
+        "unless a proxy with TLS stands before it.",
+    )
+    hosts: tuple[str, ...] = setting(
+        Several(_HOST),
+        None,
+        "Names by which it may be asked for, beside those of this host, such as that of a proxy; "
+        "null = no others, and any where it does not listen on loopback.",
     )
 
 
@@ -273,6 +294,8 @@ class Sidecar:
     performance: Performance = section(Performance, "How much of the host may be used.")
     health: Health = section(Health, "Metrics and health over HTTP.")
     reload: Reload = section(Reload, "When the configuration is read again.")
+    logging: Logging = section(Logging, "How the sidecar itself logs.")
+    user_metrics: UserMetrics = section(UserMetrics, "What is kept of what sources measure.")
     redact: tuple[str, ...] = setting(
         Several(_FIELD),
         None,
@@ -506,7 +529,7 @@ class _Http:
     gzip: bool = setting(Flag(), False, "Compress the body.")
     headers: Mapping[str, str] = table(
         Text("a header's name", r"[!-9;-~]{1,200}"),
-        Text("text", r".{0,4096}"),
+        Secret("text", r".{0,4096}"),
         "Headers to send along; their values are never shown.",
     )
     token_file: Optional[str] = setting(
@@ -552,6 +575,17 @@ class Config:
     )
     routing: Mapping[str, tuple[Route, ...]] = table(
         _SOURCE, Several(Section(Route), empty=True), "Which messages go where, by source."
+    )
+    presence: Presence = section(Presence, "When a source is late, and when it is missing.")
+    jobs: Jobs = section(Jobs, "What is made of `progress` messages.")
+    traces: Traces = section(Traces, "What is remembered of traces, and whether they are routed.")
+    alerts: Mapping[str, AlertRule] = table(
+        ALERT_NAME, Shape(RULES), "What is told when it goes wrong and when that is over, by name."
+    )
+    tests: tuple[Case, ...] = setting(
+        Several(Section(Case)),
+        None,
+        "Messages and who has to get them, for `wafermon validate --test`; `run` only checks them.",
     )
 
     def __post_init__(self) -> None:

@@ -5,26 +5,37 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import threading
+import time
 from typing import Optional
 
 from wafermon import __version__
 from wafermon.delivery import DeadLetters, Journal, Pipeline, Slots, Tail
 from wafermon.errors import ConfigError
-from wafermon.flow import Correlator
+from wafermon.flow import Correlator, UserMetrics
 from wafermon.net import AdminServer, EventLoop, Inherited, Server, Workers
-from wafermon.observe import Family, Registry, family
+from wafermon.observe import Family, Registry, family, process
 from wafermon.sidecar import build
+from wafermon.sidecar.alerting import Alerting
 from wafermon.sidecar.data_dir import DISK_FAULTS, DataDir
 from wafermon.sidecar.exchange import Exchange
-from wafermon.sidecar.listeners import listens
+from wafermon.sidecar.health import Health
+from wafermon.sidecar.job_history import JobHistory
+from wafermon.sidecar.listeners import gate, listens
 from wafermon.sidecar.pages import pages
+from wafermon.sidecar.pages.live import Live
+from wafermon.sidecar.pages.summary import Summary
 from wafermon.sidecar.reload import Loaded, needs_restart
 from wafermon.sidecar.schema import Config
 from wafermon.sidecar.secrets import Credentials
+from wafermon.sidecar.traces import SettledTraces, bounds
 from wafermon.wire import SessionTable
 
 log = logging.getLogger("wafermon.sidecar")
+
+#: How often the health of all parts is looked at.
+LOOK_SECONDS = 2.0
 
 
 class Sidecar:
@@ -63,6 +74,7 @@ class Sidecar:
         self._credentials = credentials or Credentials()
         self._inherited = inherited or Inherited([])
         self._listens = listens(config, self._credentials, self._inherited)
+        self._gate = gate(config, self._credentials)
         self._inherited.warn_of_unused()
         #: What is in force.
         self.config = config
@@ -72,9 +84,23 @@ class Sidecar:
         self._stopping = threading.Event()
         self._slots = Slots(config.sidecar.performance.worker_threads)
         self.registry = Registry()
+        #: What sources measure: a registry of its own, as these names are not ours.
+        self.message_registry = Registry()
+        measured = config.sidecar.user_metrics
+        self.user_metrics = UserMetrics(
+            max_series=measured.max_series, stale_seconds=measured.stale_after
+        )
         self.tail = Tail()
-        self.correlator = Correlator()
+        self.summary = Summary(self)
+        self.live = Live(self.summary.value)
         self.loop = EventLoop()
+        self.correlator = Correlator(**bounds(config.traces))
+        self.settled_traces = SettledTraces(self.correlator, config.traces, self.loop)
+        self.presence = build.presence(config, self.loop.clock())
+        self.jobs = build.jobs(config, self.presence)
+        runs = os.path.join(config.sidecar.data_dir, "jobs.jsonl")
+        self._job_history = JobHistory(runs, self.jobs)
+        self.alerting = Alerting(self.loop)
         processes = config.sidecar.performance.processes
         self.workers = Workers(processes - 1, self.loop) if processes > 1 else None
         self._data_dir = DataDir(config.sidecar.data_dir)
@@ -83,6 +109,7 @@ class Sidecar:
         self._dead_letters: DeadLetters = build.dead_letters(config)
         self.pipeline: Pipeline
         self.server: Server
+        self.health: Health
         self.admin: AdminServer
 
     def _build(self) -> None:
@@ -91,7 +118,15 @@ class Sidecar:
         self.pipeline = Pipeline(
             build.router(config),
             build.routes(config, self._dead_letters.refused, journal, self._slots),
-            observers=[self.correlator, self.tail],
+            observers=[
+                self.presence,
+                self.jobs,
+                self.correlator,
+                self.user_metrics,
+                self.alerting,
+                self.tail,
+            ],
+            watchers=[self.presence],
             dead_letters=self._dead_letters,
             rate_limit=build.rate_limit(config),
             journal=journal,
@@ -108,11 +143,13 @@ class Sidecar:
             loop=self.loop,
             workers=self.workers,
         )
+        self.health = Health(self.pipeline, self.status, lambda: self.server.unbound)
         health = config.sidecar.health
-        self.admin = AdminServer(health.host, health.metrics_port, pages(self))
+        self.admin = AdminServer(health.host, health.metrics_port, pages(self), self._gate)
         parts = (self.pipeline, self._dead_letters, self.server, self.correlator, self.loaded)
-        for part in (*parts, self):
+        for part in (*parts, self.settled_traces, self.user_metrics, process, self):
             self.registry.register(part.collect)
+        self.message_registry.register(lambda: self.user_metrics.expose(self.loop.clock()))
         if journal is not None:
             self.registry.register(journal.collect)
         if self.workers is not None:
@@ -149,9 +186,13 @@ class Sidecar:
         if self.journal is not None:
             self.journal.start()
         self._dead_letters.start()
+        self._job_history.start()
         self.pipeline.start()
         self.loop.call_soon(self._check)
         self.loop.call_soon(self._watch)
+        self.loop.call_soon(self._look)
+        self.alerting.start(self.config.alerts, self.pipeline, self.jobs)
+        self.settled_traces.start(self.pipeline.submit)
         if self.workers is not None:
             self.loop.call_soon(self.workers.serve)
         self.server.start()
@@ -180,6 +221,12 @@ class Sidecar:
             self.journal.watch()
             self.loop.call_later(1.0, self._watch)
 
+    def _look(self) -> None:
+        """Know since when each part does as it does."""
+        self.health.look()
+        self.summary.look()
+        self.loop.call_later(LOOK_SECONDS, self._look)
+
     def reload(self, config: Config) -> bool:
         """Put another configuration in force: all of it, or nothing.
 
@@ -202,15 +249,26 @@ class Sidecar:
                 raise ConfigError(faults)
             build.check(config)
             doors = listens(config, self._credentials, self._inherited)
+            guard = gate(config, self._credentials)
             exchange = Exchange(self.pipeline, before, config, self._dead_letters, self._slots)
             self.server.update(doors)
+            self.admin.guard(guard)
             if config == before:
                 return False
             exchange.halt(timeout, cut=self._stopping)
-            try:
-                self.server.on_loop(exchange.swap)
-            except OSError:  # the loop has ended: nothing comes in any more
+
+            def swap() -> None:
                 exchange.swap()
+                build.follow(config, self.presence, self.jobs, self.loop.clock())
+                measured = config.sidecar.user_metrics
+                self.user_metrics.follow(measured.max_series, measured.stale_after)
+                self.alerting.follow(config.alerts)
+                self.settled_traces.follow(config.traces)
+
+            try:
+                self.server.on_loop(swap)
+            except OSError:  # the loop has ended: nothing comes in any more
+                swap()
             exchange.start(timeout)
             self.config = config
         log.warning("configuration reloaded; backends %s", exchange)
@@ -238,13 +296,17 @@ class Sidecar:
         if self._changing.acquire(timeout=timeout / 2):  # a reload finishes first
             self._changing.release()
         self.server.stop(timeout)
+        self.alerting.stop()
+        self.settled_traces.stop()
         if self.workers is not None:
             self.workers.stop()
         lost = self.pipeline.stop(max(0.0, began + timeout - self.loop.clock()))
         if self.journal is not None:
             lost += self.journal.close()
         lost += self._dead_letters.stop(1.0)
+        self._job_history.stop()
         self.tail.close()
+        self.live.close()
         self.admin.stop()
         self._data_dir.release()
         return lost
@@ -276,4 +338,7 @@ class Sidecar:
                 {__version__: 1},
                 "version",
             ),
+            *self.presence.collect(self.loop.clock(), time.time()),
+            *self.jobs.collect(self.loop.clock(), time.time()),
+            *self.alerting.collect(),
         ]

@@ -5,9 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from wafermon.net import Page
-from wafermon.sidecar.pages.health import health
+from wafermon.sidecar.pages.alerts import alerts
+from wafermon.sidecar.pages.backends import listed
+from wafermon.sidecar.pages.dashboard import dashboard
+from wafermon.sidecar.pages.health import health, livez, readyz
+from wafermon.sidecar.pages.jobs import jobs
 from wafermon.sidecar.pages.metrics import metrics
+from wafermon.sidecar.pages.series import resources, series
+from wafermon.sidecar.pages.sources import sources
+from wafermon.sidecar.pages.summary import summary
 from wafermon.sidecar.pages.tail import stream
+from wafermon.sidecar.pages.traces import services, trace, traces
 
 if TYPE_CHECKING:
     from wafermon.sidecar.sidecar import Sidecar
@@ -15,8 +23,25 @@ if TYPE_CHECKING:
 
 def pages(sidecar: Sidecar) -> dict[str, Page]:
     """All pages of a sidecar by their paths."""
+    index, files = dashboard()
     return {
-        "/health": health(sidecar.pipeline, sidecar.status, sidecar.loaded.shown),
+        "/": index,
+        "/api/alerts": alerts(sidecar.alerting.alerts),
+        "/api/backends": listed(sidecar),
+        "/api/jobs": jobs(sidecar.jobs),
+        "/api/live": sidecar.live.page,
+        "/api/resources": resources(sidecar.user_metrics),
+        "/api/series": series(sidecar.user_metrics),
+        "/api/services": services(sidecar.correlator),
+        "/api/sources": sources(sidecar.presence, sidecar.pipeline),
+        "/api/summary": summary(sidecar.summary),
+        "/api/traces": traces(sidecar.correlator),
+        "/api/traces/": trace(sidecar.correlator),
+        "/health": health(sidecar.pipeline, sidecar.health, sidecar.loaded.shown),
+        "/livez": livez(sidecar.health),
         "/metrics": metrics(sidecar.registry),
+        "/metrics/messages": metrics(sidecar.message_registry),
+        "/readyz": readyz(sidecar.health),
         "/tail": stream(sidecar.tail),
+        "/web/": files,
     }

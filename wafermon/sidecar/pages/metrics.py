@@ -1,11 +1,17 @@
-"""`/metrics`: what the sidecar counts."""
+"""`/metrics`: what the sidecar counts; `/metrics/messages`: what its sources measure."""
 
 from __future__ import annotations
 
-from wafermon.net import Page, Response
-from wafermon.observe import CONTENT_TYPE, Registry, render
+from wafermon.net import Page, Request, Response
+from wafermon.observe import Registry, exposition
 
 
 def metrics(registry: Registry) -> Page:
-    """`/metrics`: the text format of Prometheus."""
-    return lambda request: Response(render(registry), CONTENT_TYPE)
+    """The families of a registry, as the `Accept` of a scrape asks: the text format of Prometheus,
+    or OpenMetrics."""
+
+    def page(request: Request) -> Response:
+        body, content_type = exposition(registry, request.headers.get("accept", ""))
+        return Response(body, content_type)
+
+    return page

@@ -1,0 +1,247 @@
+"""Jobs and sources, from scripts to what the sidecar's pages and commands say."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import urllib.error
+
+import pytest
+from support import ROOT, eventually
+
+from wafermon.cli import main
+from wafermon.delivery import Pipeline, Route
+from wafermon.flow import JobTracker, Presence, Router, Rule
+from wafermon.net import Request
+from wafermon.sidecar.job_history import JobHistory
+from wafermon.sidecar.pages.jobs import jobs
+from wafermon.sidecar.pages.sources import sources
+from wafermon.testing import batch, frame
+
+JOB = r"""
+use strict; use warnings; use WaferMon;
+my $m = WaferMon->new(src => 'loader', delivery => 'send');
+$m->log_progress('nightly', $_ * 10, msg => "step $_") for 1 .. 3;
+$m->flush;
+print "started\n"; STDOUT->flush;
+<STDIN>;
+"""
+
+
+def progress(percent, job_id="load", **more):
+    return frame(type="progress", data={"job_id": job_id, "percent": percent, **more}, src="sh")
+
+
+def config(folder, **more):
+    return {
+        "sidecar": {
+            "data_dir": str(folder), "tcp": {"port": 0},
+            "health": {"metrics_port": 0},
+        },
+        "jobs": {"died_after": "0.3s"},
+        **more,
+    }  # fmt: skip
+
+
+def listed(sidecar, what, **query):
+    words = "&".join(f"{key}={value}" for key, value in query.items())
+    return json.loads(sidecar.get(f"/api/{what}?{words}"))[what]
+
+
+def state_of_job(sidecar):
+    found = listed(sidecar, "jobs")
+    return found[0]["state"] if found else None
+
+
+@pytest.fixture
+def perl_job(start_sidecar, tmp_path):
+    """A sidecar, and a Perl script with a job that is under way."""
+    if shutil.which("perl") is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("perl is missing, and this is CI")
+        pytest.skip("there is no perl here")
+    sidecar = start_sidecar(config=config(tmp_path / "data"))
+    job = subprocess.Popen(
+        ["perl", "-I", str(ROOT / "perl" / "lib"), "-MIO::Handle", "-e", JOB],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        env={**os.environ, "MONITORING_UNIX_SOCKET": sidecar.ready["unix"]},
+    )  # fmt: skip
+    try:
+        assert job.stdout.readline() == b"started\n"
+        eventually(lambda: state_of_job(sidecar) == "running", "a running job")
+        yield sidecar, job
+    finally:
+        job.kill()
+        job.communicate()
+
+
+def test_a_perl_job_that_is_killed_has_died(perl_job):
+    sidecar, job = perl_job
+    job.send_signal(signal.SIGKILL)
+    eventually(lambda: state_of_job(sidecar) == "died", "its death")
+    [found] = listed(sidecar, "jobs", state="died", q="NIGHT")
+    assert (found["percent"], found["msg"]) == (30, "step 3")
+    assert found["reason"] == "its connection ended at 30 %, without a goodbye"
+    [source] = listed(sidecar, "sources")
+    assert (source["src"], source["state"], source["connections"]) == ("loader", "live", 0)
+    assert sidecar.total("sidecar_jobs", state="died") == 1
+
+
+def test_a_perl_job_that_ends_has_finished(perl_job):
+    sidecar, job = perl_job
+    job.communicate(b"\n", timeout=30)
+    [source] = eventually(lambda: listed(sidecar, "sources", state="finished"), "its goodbye")
+    assert source["by_type"] == {"progress": 3, "goodbye": 1}
+    [found] = listed(sidecar, "jobs")
+    assert (found["state"], found["reason"]) == ("failed", "its source said goodbye at 30 %")
+
+
+def test_a_shell_that_connects_for_each_update_is_not_dead(start_sidecar, tmp_path):
+    sidecar = start_sidecar(config=config(tmp_path / "data"))
+    for percent in (10, 20, 30):
+        sidecar.send(progress(percent))
+        eventually(lambda p=percent: [j for j in listed(sidecar, "jobs") if j["percent"] == p])
+        eventually(lambda: listed(sidecar, "sources")[0]["connections"] == 0, "its end")
+    left = listed(sidecar, "sources")[0]["last_seen_ms"]
+    eventually(lambda: json.loads(sidecar.get("/api/jobs"))["now_ms"] > left + 600)
+    assert state_of_job(sidecar) == "running"
+
+
+def test_settings_change_in_place(start_sidecar, tmp_path):
+    sidecar = start_sidecar(config=config(tmp_path / "data"))
+    with sidecar.connect() as sock:
+        sock.sendall(progress(10))
+        eventually(lambda: state_of_job(sidecar) == "running")
+        changed = config(tmp_path / "data", presence={"expected": [{"src": "cron", "every": "1h"}]})
+        changed["jobs"] = {"stall_after": "0.1s"}
+        (sidecar.folder / "config.json").write_text(json.dumps(changed))
+        sidecar.process.send_signal(signal.SIGHUP)
+        eventually(lambda: state_of_job(sidecar) == "stalled", "the new setting")
+        assert [one["src"] for one in listed(sidecar, "sources", state="late")] == ["cron"]
+
+
+def test_the_commands(start_sidecar, tmp_path, capsys):
+    sidecar = start_sidecar(config=config(tmp_path / "data"))
+
+    def ask(*words):
+        assert main([*words, "--admin", sidecar.ready["admin"]]) == 0
+        return capsys.readouterr().out
+
+    assert "no jobs yet" in ask("jobs") and "no sources yet" in ask("sources")
+    sidecar.send(progress(52, "night\x1b[2Jly", msg="ge\u0144"))
+    sidecar.send(progress(100, "other", status="done"))
+    eventually(lambda: len(listed(sidecar, "jobs")) == 2)
+    head, *lines = ask("jobs").splitlines()
+    assert head.split() == ["STATE", "JOB", "SOURCE", "PROGRESS"]
+    assert "running  night\\x1b[2Jly  sh" in lines[0] and "ge\u0144" in lines[0]
+    assert "[##########..........]  52.0 %" in lines[0] and lines[1].startswith("done ")
+    assert "no such job" in ask("jobs", "--state", "died")
+    assert json.loads(ask("jobs", "other", "--json"))["jobs"][0]["job_id"] == "other"
+    assert "live   sh" in ask("sources") and "progress=2" in ask("sources", "s")
+
+
+def test_a_command_without_a_sidecar(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # not listening
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert main(["jobs", "--admin", address]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "--admin HOST:PORT" in said
+    assert f"wafermon jobs: no sidecar answers at {address}" in said
+
+
+def test_history_outlives_a_restart(start_sidecar, tmp_path):
+    for runs in (1, 2):
+        sidecar = start_sidecar(config=config(tmp_path / "data"))
+        sidecar.send(progress(0))
+        eventually(lambda s=sidecar: state_of_job(s) == "running")
+        [found] = listed(sidecar, "jobs")
+        assert (found["runs"], len(found["history"])) == (runs, runs - 1)
+        sidecar.send(progress(100, status="done"))
+        eventually(lambda s=sidecar: state_of_job(s) == "done")
+        assert sidecar.stop()[0] == 0
+        with open(tmp_path / "data" / "jobs.jsonl", "a") as file:
+            file.write('torn\n[1, 2]\n["a", "b", 1, [[0, NaN, "done"]]]\n["a", "b", 1, [[1, 1, []]]]\n')
+    lines = (tmp_path / "data" / "jobs.jsonl").read_text().splitlines()
+    assert len(lines) == 5 and json.loads(lines[0])[:3] == ["sh", "load", 2]
+
+
+def test_a_history_that_cannot_be_read_or_written(tmp_path, caplog):
+    (tmp_path / "jobs.jsonl").mkdir()
+    jobs = JobTracker(Presence())
+    history = JobHistory(str(tmp_path / "jobs.jsonl"), jobs)
+    history.start()
+    jobs.observe(batch([progress(100, status="done")]), 1.0)
+    history.stop(30)
+    assert "begins anew" in caplog.text and "cannot be written" in caplog.text
+
+
+@pytest.mark.parametrize("path", ["jobs?state=live", "sources?state=died", "jobs?limit=-1"])
+def test_bad_parameters(sidecar, path):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        sidecar.get(f"/api/{path}")
+    assert refused.value.code == 400 and b"expected" in refused.value.read()
+    refused.value.close()
+
+
+class World:
+    """The parts behind the pages."""
+
+    def __init__(self):
+        self.now = 100.0
+        self.presence = Presence(missing_after=10, now=self.now)
+        self.jobs = JobTracker(self.presence)
+        self.pipeline = Pipeline(Router({"*": [Rule("sink")]}), {"sink": Route("sink", None)})
+
+    def tell(self, src, type="event", **data):
+        for observer in (self.presence, self.jobs):
+            observer.observe(batch([frame(src=src, type=type, data=data)]), self.now)
+
+    def ask(self, what, **query):
+        page = {"jobs": lambda: jobs(self.jobs, self.clock),
+                "sources": lambda: sources(self.presence, self.pipeline, self.clock)}[what]()
+        return json.loads(page(Request({key: [value] for key, value in query.items()})).body)
+
+    def clock(self):
+        return self.now
+
+
+def test_sources_are_in_order_and_bounded():
+    world = World()
+    world.tell("gone")
+    world.now += 20
+    for src in ("b", "a", "bye"):
+        world.tell(src, "heartbeat", interval_s=1)
+    world.tell("bye", "goodbye")
+    world.pipeline.lost.add("a", 3)
+    answer = world.ask("sources")
+    assert [one["src"] for one in answer["sources"]] == ["gone", "a", "b", "bye"]
+    states = [one["state"] for one in answer["sources"]]
+    assert states == ["missing", "live", "live", "finished"]
+    first = answer["sources"][1]
+    assert (first["dropped"], first["interval_s"], first["interval_from"]) == (3, 1.0, "told")
+    assert len(first["rates"]) == 60 and answer["now_ms"] - first["last_seen_ms"] in range(1000)
+    answer = world.ask("sources", state="live", limit="1")
+    assert (answer["total"], answer["evicted"], len(answer["sources"])) == (2, 0, 1)
+    assert set(first) == {
+        "src", "state", "since_ms", "first_seen_ms", "last_seen_ms", "connections", "interval_s",
+        "interval_from", "messages", "by_type", "per_s", "rates", "dropped",
+    }  # fmt: skip
+
+
+def test_jobs_are_in_order():
+    world = World()
+    for job_id, status in (("old", "running"), ("ok", "done"), ("bad", "failed"), ("new", "running")):
+        world.now += 1
+        world.tell("etl", "progress", job_id=job_id, percent=50, status=status)
+    answer = world.ask("jobs")
+    assert [one["job_id"] for one in answer["jobs"]] == ["bad", "new", "old", "ok"]
+    assert answer["jobs"][0]["history"][0]["state"] == "failed"
+    assert world.ask("jobs", q="OL")["total"] == 1
+    assert set(answer["jobs"][0]) == {
+        "job_id", "src", "state", "percent", "msg", "started_ms", "updated_ms", "ended_ms",
+        "percent_per_s", "eta_s", "eta_ms", "eta_method", "stalled_for_s", "reason", "tid", "runs",
+        "usual_s", "history",
+    }  # fmt: skip
