@@ -43,10 +43,9 @@ def test_what_is_wrong_is_named():
         ("6", "7", "d", "chicken", 170, 5.0), ("7", "6", "d", "egg", 171, 2.0),
     ], 110)  # fmt: skip
     assert plain(lines) == [
-        "trace t 195 ms, 4 services, 7 spans, 2 errors, 1 orphan, 1 open, 1 with a clock that differs",
+        "trace t 195 ms, 4 services, 7 spans, 2 errors, 1 orphan, 1 cycle, 1 open, 1 with a clock that differs",
         "├ a root 100 ms",
         "│ ├ b early (begins 20 ms before its parent) 5.0 ms",
-        "│ │ (gap) 25 ms",
         "│ ├ b fails (error) 20 ms",
         "│ │ (gap) 40 ms",
         "│ └ b runs (open)",
@@ -159,6 +158,50 @@ def test_a_trace_that_is_not_there(store, tmp_path, capsys):
     assert status == 1 and "no trace nobody\\x1b in" in err
     status, _, err = ran(capsys, "trace", "x", "--store", str(tmp_path / "none.db"))
     assert status == 1 and "none.db" in err
+
+
+def test_an_answer_says_where_it_has_looked(start_sidecar, tmp_path):
+    sidecar = start_sidecar(config=config(tmp_path))
+    sidecar.send(spans_of()[0])
+    eventually(lambda: json.loads(sidecar.get("/api/traces"))["total"] == 1, "a trace")
+    status, _, err = wafermon(sidecar, "trace", "nobody")
+    assert status == 1 and f"no trace nobody in the sidecar at {sidecar.ready['admin']}" in err
+    assert "store" in err and "also looks" not in err
+
+
+def test_messages_without_a_known_span(tmp_path, capsys):
+    path = str(tmp_path / "store.db")
+    backend = StoreBackend(path)
+    backend.write(batch([
+        *spans_of(), frame(type="event", src="lonely", ts=1, tid=TID, sid="no", data={"level": "fatal", "msg": "boom\x1b[2J"}),
+        frame(type="event", src="only", ts=2, tid="events-only", data={"level": "error", "msg": "alone"}),
+    ]))
+    backend.close()
+    status, out, _ = ran(capsys, "trace", TID, "--store", path)
+    assert status == 0 and "1 message of no known span (1 error)" in out and "2 error events" in out
+    assert "fatal  lonely  boom\\x1b[2J" in out and "\x1b" not in out
+    status, out, _ = ran(capsys, "trace", "events-", "--store", path)
+    assert status == 0 and "error  only  alone" in out and "0 spans" in out
+    for words in (["--errors"], ["--src", "only"]):
+        _, out, _ = ran(capsys, "traces", "--store", path, *words)
+        assert "events-only" in out and "1 error events" in out
+    assert TID in ran(capsys, "traces", "--store", path, "--src", "lonely")[1]
+    _, out, _ = ran(capsys, "trace", TID, "--store", path, "--json")
+    assert [(e["src"], e["level"]) for e in json.loads(out)["loose"]] == [("lonely", "fatal")]
+
+
+def test_a_name_in_a_list_is_cut(tmp_path, capsys):
+    path = str(tmp_path / "store.db")
+    backend = StoreBackend(path)
+    backend.write(batch([frame(type="span", src="a", ts=1, tid="t", sid="s", data={"name": "n" * 60_000, "duration_ms": 1, "status": "error"})]))
+    backend.close()
+    line = ran(capsys, "traces", "--store", path)[1].splitlines()[1]
+    assert len(line) < 300 and line.endswith("n…, 1 failed")
+
+
+def test_parents_may_be_among_what_is_left_out():
+    trace = assemble("t", [Span("a", "gone", "x", "y", 0, 1.0)], left_out=3)
+    assert "(parent missing or left out)" in draw(trace_object(trace), Style(100))[1]
 
 
 def test_a_beginning_that_several_have(tmp_path, capsys):
@@ -296,7 +339,8 @@ def test_pages_of_a_sidecar(start_sidecar, tmp_path):
     assert json.loads(sidecar.get("/api/traces/%3Cimg%20src%3Dx%3E%2F%C3%A9"))["tid"] == "<img src=x>/é"
     assert json.loads(sidecar.get(f"/api/traces/{TID[:6]}"))["tid"] == TID
     for path, code, words in (("/api/traces/4bf9", 404, "2 traces begin"), ("/api/traces/no", 404, "no trace no"),
-                              ("/api/traces?min_ms=nan", 400, "min_ms"), ("/api/traces?limit=x", 400, "limit"),
+                              ("/api/traces?min_ms=nan", 400, "min_ms"),
+                              ("/api/traces?errors=maybe", 400, "errors"), ("/api/traces?limit=x", 400, "limit"),
                               ("/api/services?limit=-1", 400, "limit")):
         with pytest.raises(Exception, match=str(code)) as refused:
             sidecar.get(path)

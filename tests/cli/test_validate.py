@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from wafermon.cli import validate
+from wafermon.cli import config, explain, validate
 from wafermon.errors import ConfigError
 
 
@@ -81,3 +81,30 @@ def test_faults_that_only_building_finds(run, file, monkeypatch):
     monkeypatch.setattr(validate, "check", check)
     path = file({})
     assert run(path) == (78, "", f"backends.nas.path: unknown field {{scr}}\n{path}: 1 fault\n")
+
+
+REFUSED = {
+    "backends": {"w": {"type": "http", "url": "https://u:p@h/x#y"}},
+    "alerts": {"a": {"drops": 1, "post": "ftp://h/"}},
+}
+
+
+@pytest.mark.parametrize(("command", "arguments"), [(explain, []), (config, ["--effective"])])
+def test_no_command_takes_what_this_one_refuses(run, file, capsys, command, arguments):
+    path = file(REFUSED)
+    status, _, faults = run(path)
+    assert status == 78 and len(faults.splitlines()) == 3
+    parser = argparse.ArgumentParser()
+    command.arguments(parser)
+    assert command.run(parser.parse_args(["--config", path, *arguments])) == 78
+    out, err = capsys.readouterr()
+    assert (out, err.splitlines()) == ("", faults.splitlines()[:-1])
+
+
+def test_all_that_is_wrong_with_an_address_at_once(run, file):
+    _, _, err = run(file(REFUSED))
+    assert err.splitlines()[:-1] == [
+        "backends.w: url: a user or password does not belong there; use token_file or headers; "
+        "url: expected ASCII without blanks, other characters %-encoded, no #",
+        "alerts.a.post: url: expected http://host/path or https://host/path",
+    ]

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wafermon.flow.alert_checks import MAX_JOBS, BackendDown, Deadline, Drops, JobTrouble
+from wafermon.flow.alert_checks import MAX_JOBS, BackendDown, Drops, JobTrouble
+from wafermon.flow.alert_deadline import Deadline
 from wafermon.flow.alert_parts import Finding, Moment, Window, printable
 from wafermon.flow.alert_rules import MAX_SERIES, MAX_SOURCES, Events, MetricLimit, Silence
 from wafermon.flow.alerts import MAX_RECENT, MAX_SUBJECTS, Alerts, Plan
@@ -67,6 +68,12 @@ class Rule:
 
     def check(self, moment):
         return [Finding(subject, f"{subject} is wrong") for subject in self.found]
+
+    def value(self, subject, moment):
+        return None
+
+    def inherit(self, other, moment):
+        pass
 
 
 def book(rule, name="r"):
@@ -175,11 +182,135 @@ def test_a_rule_that_is_equal_keeps_its_state_over_a_reload():
     assert len(told(alerts, 1)) == 2
     fresh = Rule()
     again = {"a": Plan("one", lambda now: pytest.fail("made anew")), "b": Plan("2", lambda now: fresh)}
-    alerts.follow(again, at(2))
-    assert told(alerts, 3) == [], "the one goes on, the other one ended without a word"
-    assert [(row.name, row.state) for row in alerts.rows()] == [("a", "firing"), ("b", "ok")]
-    alerts.follow({}, at(4))
+    ended = alerts.follow(again, at(2))
+    assert [(c.name, c.state, c.subject, c.message) for c in ended] == [
+        ("b", "resolved", "x", "the rule was changed by a reload: x is wrong")
+    ]
+    assert told(alerts, 3) == [], "the one goes on, the other one is told to be over already"
+    assert [(row.name, row.state, row.fired) for row in alerts.rows()] == [
+        ("a", "firing", 1), ("b", "ok", 1)
+    ]
+    ended = alerts.follow({}, at(4))
+    assert [(c.name, c.state, c.message) for c in ended] == [
+        ("a", "resolved", "the rule was removed by a reload: x is wrong")
+    ]
     assert told(alerts, 5) == [] and alerts.rows() == []
+    assert [change.state for change in alerts.recent] == ["firing"] * 2 + ["resolved"] * 2
+
+
+# -- a rule that a reload changes ----------------------------------------------------------------
+
+
+def changed(alerts, rule, seconds):
+    changes = alerts.follow({"r": Plan(object(), lambda now: rule)}, at(seconds))
+    return [(change.state, change.subject, change.value) for change in changes]
+
+
+def test_other_bounds_judge_the_last_values():
+    def limit(above, source="*", lasting=0.0, metric="temp"):
+        return MetricLimit(metric, source, above, None, lasting)
+
+    alerts = book(limit(90))
+    alerts.observe(batch(metric(85, "a"), metric(95, "b"), metric(50, "c")), at(0).mono)
+    assert told(alerts, 1) == [("firing", "b")]
+    assert changed(alerts, limit(80), 10) == [("firing", "a", 85)], "a at once, b goes on"
+    assert alerts.counts() == {"firing": 2, "pending": 0, "ok": 0}
+    assert changed(alerts, limit(92), 20) == [("resolved", "a", 85)]
+    assert changed(alerts, limit(70, "a", 5.0), 30) == [("resolved", "b", None)], "it is not asked for"
+    assert told(alerts, 34) == [] and told(alerts, 35) == [("firing", "a")]
+    assert changed(alerts, limit(70, metric="other"), 40) == [("resolved", "a", None)]
+    assert alerts.rows()[0].fired == 3, "counted on"
+
+
+def test_a_rule_that_becomes_one_of_another_kind_is_over():
+    alerts = book(Silence("a", 30.0, now=100.0))
+    assert told(alerts, 31) == [("firing", "")]
+    assert changed(alerts, Drops(1, 60.0, dict), 40) == [("resolved", "", 31)]
+
+
+def test_another_time_of_silence_counts_from_when_it_was_heard():
+    alerts = book(Silence("EQP*", 60.0, now=100.0))
+    alerts.observe(batch(beat("EQP1"), beat("EQP2"), beat("EQP3")), at(1).mono)
+    alerts.observe(batch(beat("EQP2")), at(40).mono)
+    assert told(alerts, 45) == []
+    assert changed(alerts, Silence("EQP*", 30.0, at(45).mono), 45) == [
+        ("firing", "EQP1", 44), ("firing", "EQP3", 44)
+    ]
+    assert changed(alerts, Silence("EQP3", 30.0, at(50).mono), 50) == [
+        ("resolved", "EQP1", None), ("resolved", "EQP3", None), ("firing", "", 49)
+    ]
+    assert changed(alerts, Silence("EQP3", 300.0, at(60).mono), 60) == [("resolved", "", 59)]
+
+
+def test_a_name_that_never_came_is_no_source_of_a_pattern():
+    alerts = book(Silence("a", 30.0, now=100.0))
+    assert changed(alerts, Silence("a*", 30.0, at(20).mono), 20) == []
+    assert messages(alerts._entries["r"].rule, 51) == ["no source a* has come for 31 s"]
+
+
+def test_another_window_counts_what_was_counted():
+    drops = {"x": 0}
+    alerts = book(Events("a", "error", 3, 60.0))
+    alerts.observe(batch(event(), event()), at(10).mono)
+    assert told(alerts, 11) == []
+    assert changed(alerts, Events("a", "error", 2, 600.0), 20) == [("firing", "", 2)]
+    assert changed(alerts, Events("a", "error", 1, 5.0), 30) == [("resolved", "", 0)]
+    alerts = book(Drops(3, 60.0, lambda: drops))
+    drops["x"] = 2
+    assert told(alerts, 1) == []
+    drops["x"] = 4
+    assert changed(alerts, Drops(4, 600.0, lambda: drops), 2) == [("firing", "", 4)]
+
+
+def test_a_job_in_trouble_stays_so_and_another_state_is_none():
+    look = {("etl", f"j{n}"): ("died", "x") for n in range(300)}.get
+    known = [("etl", f"j{n}") for n in range(300)]
+    alerts = book(JobTrouble(["died"], "*", "*", 0.0, lambda *key: look(key), known))
+    assert len(told(alerts, 1)) == 200 and len(told(alerts, 2)) == 100
+    fresh = JobTrouble(["died", "failed"], "*", "*", 0.0, lambda *key: look(key), known)
+    assert changed(alerts, fresh, 3) == [], "also those that are not asked about in the first round"
+    other = JobTrouble(["failed"], "*", "*", 0.0, lambda *key: look(key), known)
+    assert {state for state, _, _ in changed(alerts, other, 4)} == {"resolved"}
+
+
+def test_a_job_that_is_late_is_late_by_another_time_too():
+    alerts = book(deadline())
+    assert told(alerts, DUE) == [("firing", "")]
+
+    def other(hour, minute, seconds):
+        now = at(seconds).unix
+        return changed(alerts, Deadline("load", hour, minute, frozenset(range(7)), now), seconds)
+
+    assert other(6, 30, DUE + HOUR) == []
+    assert alerts.counts()["firing"] == 1
+    assert other(9, 0, DUE + HOUR) == [("resolved", "", None)], "it is not due yet"
+    assert told(alerts, DUE + 3 * HOUR) == [("firing", "")]
+
+
+def test_a_run_that_was_too_late_does_not_count_after_a_reload():
+    alerts = book(deadline())
+    told(alerts, DUE)
+    alerts.observe(batch(progress("load", status="done"), seconds=DUE + HOUR), at(DUE + HOUR).mono)
+    assert told(alerts, DUE + HOUR) == [("resolved", "")]
+    again = Deadline("load", 6, 0, frozenset(range(6)), START + DUE + 2 * HOUR, [("load", START + DUE + HOUR)])
+    assert changed(alerts, again, DUE + 2 * HOUR) == []
+    assert told(alerts, DUE + 24 * HOUR) == [("firing", "")]
+
+
+def test_what_is_over_has_the_number_of_then():
+    alerts = book(MetricLimit("temp", "*", 80.0, None, lasting=0.0))
+    alerts.observe(batch(metric(99, "a", tags={"x": "1"})), at(0).mono)
+    assert [change.value for change in alerts.check(at(1))] == [99]
+    alerts.observe(batch(metric(42, "a", tags={"x": "1"}), metric(7, "a")), at(2).mono)
+    assert [change.value for change in alerts.check(at(3))] == [42]
+    alerts = book(Events("a", "error", 2, 60.0))
+    alerts.observe(batch(event(), event()), at(0).mono)
+    assert [change.value for change in alerts.check(at(1))] == [2]
+    assert [change.value for change in alerts.check(at(90))] == [0]
+    alerts = book(Silence("a", 30.0, now=100.0))
+    assert [change.value for change in alerts.check(at(31))] == [31]
+    alerts.observe(batch(beat("a")), at(40).mono)
+    assert [change.value for change in alerts.check(at(41))] == [1]
 
 
 # -- silence -----------------------------------------------------------------------------------
@@ -278,10 +409,16 @@ def test_alerts_set_off_no_alerts():
     for rule in (everything, exact, other):
         rule.observe(batch(*lines), at(0))
     assert [len(messages(rule, 1)) for rule in (everything, exact, other)] == [0, 0, 1]
-    silence, own = Silence("*", 30.0, now=100.0), Silence("wafermon.f*", 30.0, now=100.0)
+    silence, own = Silence("*", 30.0, now=100.0), Silence("wafermon.*", 30.0, now=100.0)
     for rule in (silence, own):
         rule.observe(batch(*lines, event("etl")), at(0))
-    assert subjects(silence, 31) == ["etl"] and subjects(own, 31) == ["wafermon.forward/host"]
+    assert subjects(silence, 31) == ["etl"] and subjects(own, 31) == [""]
+    for _ in range(3):
+        own.observe(batch(*lines), at(31))
+        assert messages(own, 31) == ["no source wafermon.* has come for 31 s"], "it hears not itself"
+    named = Silence("wafermon.alerts", 30.0, now=100.0)
+    named.observe(batch(*lines), at(31))
+    assert messages(named, 32) == ["wafermon.alerts has been silent for 32 s"]
 
 
 @given(
@@ -429,7 +566,7 @@ def test_a_clock_that_is_set_back_by_weeks():
 DST = """
 import datetime, sys, time
 time.tzset()
-from wafermon.flow.alert_checks import Deadline
+from wafermon.flow.alert_deadline import Deadline
 from wafermon.flow.alert_parts import Moment
 begin, hour, minute, days = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 now = datetime.datetime.fromisoformat(begin).timestamp()

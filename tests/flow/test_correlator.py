@@ -8,6 +8,7 @@ import pytest
 
 from wafermon.flow import Correlator
 from wafermon.flow.correlator import OWN_SOURCE, STEPS
+from wafermon.flow.trace import MAX_LOOSE
 from wafermon.flow.trace_record import FIRST_NOTES, LAST_NOTES, NOTE_CHARS
 from wafermon.message import Batch
 
@@ -127,6 +128,57 @@ def test_assembled_traces_are_not_correlated_again():
     assert correlator.tids() == ["u"]
 
 
+def test_of_a_span_finished_twice_an_error_wins_then_the_longer():
+    for one, other, status, ms in (
+        (span("a", duration_ms=5, status="error"), span("a", duration_ms=70), "error", 5),
+        (span("a", duration_ms=9), span("a", duration_ms=10), "ok", 10),
+    ):
+        for order in ((one, other), (other, one), (one, other, one)):
+            found = observe(Correlator(), *order).trace("t").nodes["a"].span
+            assert (found.status, found.duration_ms) == (status, ms)
+
+
+def test_what_the_end_of_a_span_does_not_say_its_begin_did():
+    begun = span("a", "p", 100, status="open", ctx={"lot": "L1"}, kind="server")
+    ended = span("a", ts=107, duration_ms=7)
+    for order in ((begun, ended), (ended, begun), (begun, ended, ended, begun)):
+        correlator = observe(Correlator(), *order)
+        found = correlator.trace("t").nodes["a"].span
+        assert (found.parent, found.start_ms, found.duration_ms, found.status) == ("p", 100, 7, "ok")
+        assert (found.kind, found.ctx) == ("server", {"lot": "L1"})
+        assert correlator.record("t").closed_roots == correlator.record("t").open_roots == 0
+        assert correlator.bytes == correlator.record("t").bytes
+
+
+def test_an_error_that_is_sent_twice_counts_once():
+    one = event(sid="a", level="error", msg="torn", ctx={"row": 7})
+    other = event(sid="a", level="error", msg="torn", ctx={"row": 8})
+    record = observe(Correlator(), span("a"), one, one, other, one).record("t")
+    assert record.summary().error_events == 2 and record.trace().nodes["a"].notes.total == 2
+
+
+def test_what_names_no_known_span_is_shown():
+    correlator = observe(Correlator(), event(sid="gone", src="b", level="fatal", msg="lost", ts=9),
+                         event(src="c", msg="here", ts=5))
+    trace, summary = correlator.trace("t"), correlator.record("t").summary()
+    assert [(n.ts, n.src, n.level, n.msg) for n in trace.loose] == [
+        (5, "c", None, "here"), (9, "b", "fatal", "lost"),
+    ]  # fmt: skip
+    assert (summary.services, summary.error_events, summary.start_ms) == (("b", "c"), 1, 5)
+    observe(correlator, span("gone", src="b"))
+    assert [n.msg for n in correlator.trace("t").loose] == ["here"]
+    assert correlator.record("t").summary().services == ("b", "c")
+    observe(correlator, event(src="d", ts=6))
+    assert correlator.record("t").summary().services == ("b", "c", "d")
+
+
+def test_of_what_names_no_known_span_errors_stay():
+    correlator = observe(Correlator(), *(event(sid=f"s{n}", ts=n, msg="x") for n in range(200)),
+                         event(sid="last", ts=999, level="error", msg="why"))
+    loose = correlator.trace("t").loose
+    assert len(loose) == MAX_LOOSE and loose[-1].msg == "why"
+
+
 # -- settling --------------------------------------------------------------------------------------
 
 
@@ -148,7 +200,13 @@ def test_a_trace_settles_once_its_root_is_closed_and_it_is_quiet():
     observe(correlator, span("late", "root"), now=17.0)
     assert not correlator.record("t").complete
     correlator.tidy(now=30.0)
-    assert len(settled) == 1 and correlator.record("t").complete
+    assert len(settled) == 2 and correlator.record("t").complete  # nobody has passed it on yet
+    settled[0].is_sent = True
+    observe(correlator, span("later", "root"), now=31.0)
+    correlator.tidy(now=40.0)
+    observe(correlator, span("later", "root"), now=41.0)  # nothing new
+    correlator.tidy(now=50.0)
+    assert len(settled) == 2
     assert correlator.settled == {"complete": 1, "incomplete": 0}
 
 
@@ -189,6 +247,27 @@ def test_bounds():
     assert correlator.tids() == ["t2", "new"]
     assert correlator.evicted == {"traces": 2, "ttl": 2, "bytes": 0}
     assert correlator.trace("gone") is None
+
+
+def test_a_root_that_is_told_last_has_room():
+    correlator = Correlator(max_spans=200, quiet=5)
+    observe(correlator, *(span(f"e{n}", "root", n, status="error") for n in range(300)))
+    assert len(correlator.record("t").spans) == 202  # some room for errors
+    observe(correlator, span("root", duration_ms=900, status="error"), span("root2"))
+    correlator.tidy(now=9.0)
+    record = correlator.record("t")
+    assert len(record.spans) == 203 and record.left_out == 99 and record.complete
+    summary = record.summary()
+    assert (summary.name, summary.duration_ms, summary.orphans) == ("root", 900, 0)
+
+
+def test_a_root_that_is_told_last_has_room_in_memory():
+    correlator = Correlator(max_bytes=400_000)
+    for n in range(300):
+        observe(correlator, span(f"s{n}", "root", ctx={"x": "y" * 500}))
+    observe(correlator, span("root", ctx={"x": "y" * 9_000}))
+    assert correlator.record("t").bytes < 110_000 and correlator.left_out["trace_full"] > 100
+    assert correlator.record("t").summary().orphans == 0
 
 
 def test_memory_is_bounded_whatever_takes_it():

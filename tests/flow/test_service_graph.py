@@ -51,6 +51,17 @@ def test_a_name_that_came_after_a_note_counts_whole():
     assert stats(graph, 60.0)["a", "new"].rate_per_s == pytest.approx(1 / 60)
 
 
+def test_no_percentile_is_outside_of_what_was_seen():
+    graph = ServiceGraph()
+    for ms in (110.0, 120.0, 115.0):
+        graph.count("a", "x", ms, "ok")
+    found = stats(graph)["a", "x"]
+    assert found.p50 == found.p95 == found.p99 == 120.0
+    graph.count("a", "y", 240.0, "ok")
+    found = stats(graph)["a", "y"]
+    assert found.p50 == found.p99 == 240.0
+
+
 def test_names_past_the_cap_are_counted_together():
     graph = ServiceGraph(max_names=3)
     for n in range(10):

@@ -148,13 +148,14 @@ def test_self_time_counts_children_that_overlap_once():
 
 @pytest.mark.parametrize(("child", "skew"), [
     (span("c", "p", 95, 5.0, "b"), -5.0),  # begins before its parent
-    (span("c", "p", 95, 5.0, "a"), -5.0),  # that cannot be on one clock either
+    (span("c", "p", 95, 5.0, "a"), None),  # one source has one clock
     (span("c", "p", 99, 5.0, "b"), None),  # starts are whole milliseconds
     (span("c", "p", 145, 10.0, "b"), 5.0),  # would have fitted in
     (span("c", "p", 145, 10.0, "a"), None),  # on one clock it is what happened
     (span("c", "p", 145, 10.0, "b", kind="consumer"), None),
-    (span("c", "p", 145, 60.0, "b"), None),  # too long to fit: it outlived its parent
-    (span("c", "p", 160, 5.0, "b"), None),  # it was begun later
+    (span("c", "p", 145, 60.0, "b"), 55.0),
+    (span("c", "p", 3_600_150, 50.0, "b"), 3_600_050.0),  # an hour off
+    (span("c", "p", 160, None, "b", "open"), 10.0),
     (span("c", "p", 145, None, "b", "open"), None),
 ])  # fmt: skip
 def test_clocks_that_disagree_are_shown_and_not_mended(child, skew):
@@ -174,6 +175,13 @@ def test_gaps_between_siblings_and_between_roots():
     assert found == [
         (None, "b", 40.0, 20.0), (None, "open", 70.0, 20.0), ("a", "a2", 10.0, 20.0),
     ]
+
+
+def test_no_gap_before_a_span_whose_clock_differs():
+    trace = assemble("t", [
+        span("p", None, 0, 100.0), span("c", "p", 10, 5.0, "b"), span("d", "p", 3_600_000, 5.0, "c"),
+    ])  # fmt: skip
+    assert gaps(trace, 5) == []
 
 
 def test_the_error_path_ends_where_the_error_began():

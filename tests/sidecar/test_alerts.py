@@ -90,6 +90,10 @@ def test_all_faults_at_once_with_their_paths():
 
 
 def test_rules_that_can_never_be_right():
+    own = "the sidecar's own sources, wafermon.*, speak only when there is something to tell"
+    for source in ("wafermon.alerts", "wafermon.*"):
+        (fault,) = faults(a={"source": source, "every": "30s"})
+        assert fault.startswith(f"alerts.a.source: {own}")
     assert faults(a={"metric": "x"}, b={"metric": "x", "above": 3, "below": 3}) == [
         "alerts.a: a rule about a metric needs above or below",
         "alerts.b.below: expected less than above, no value would be right",
@@ -398,7 +402,9 @@ def test_hundreds_at_once_are_told_by_and_by_and_each_once(tmp_path):
 @pytest.mark.slow
 def test_a_reload_keeps_what_is_equal(tmp_path):
     silent = {"source": "a", "every": "1s"}
-    before = {"kept": silent, "actions": silent, "gone": silent, "changed": silent}
+    log = tmp_path / "log"
+    told_of = ["sh", "-c", f'echo "$WAFERMON_ALERT_NAME $WAFERMON_ALERT_STATE" >> {log}']
+    before = {"kept": silent, "actions": silent, "gone": {**silent, "exec": told_of}, "changed": silent}
     after = {"kept": silent, "actions": {**silent, "exec": ["true"]}, "new": silent,
              "changed": {**silent, "every": "1h"}}
     with sidecar_in_process(tmp_path, before) as sidecar:
@@ -407,8 +413,13 @@ def test_a_reload_keeps_what_is_equal(tmp_path):
         found = {name: state for (name, _), state in states(sidecar).items()}
         assert found == {"kept": "firing", "actions": "firing", "new": "ok", "changed": "ok"}
         eventually(lambda: states(sidecar)["new", ""] == "firing", "the new one")
-    told = [data["ctx"]["name"] for data in alerts_in(tmp_path / "out.jsonl")]
-    assert sorted(told) == ["actions", "changed", "gone", "kept", "new"]
+        eventually(lambda: log.exists() and log.read_text().count("\n") == 2, "both commands")
+    told = [(data["ctx"]["name"], data["ctx"]["state"]) for data in alerts_in(tmp_path / "out.jsonl")]
+    assert sorted(told) == [
+        ("actions", "firing"), ("changed", "firing"), ("changed", "resolved"),
+        ("gone", "firing"), ("gone", "resolved"), ("kept", "firing"), ("new", "firing"),
+    ]
+    assert log.read_text() == "gone firing\ngone resolved\n", "its command, though it is gone"
 
 
 def test_a_job_that_was_done_before_a_restart_is_known(tmp_path):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from wafermon.errors import ConfigError
 from wafermon.sidecar import Config, kinds, parse
+from wafermon.sidecar.interpolate import MASK
 from wafermon.sidecar.json_schema import json_schema
 from wafermon.sidecar.schema_tests import Payload
 from wafermon.sidecar.written import default, effective
@@ -200,7 +201,20 @@ def test_what_is_in_force_loads_again(document):
     config = parse(document, {"PORT": "1"})
     written = effective(config)
     for again in (json.loads(json.dumps(written.document)), yaml_loads(yaml_of(written.document))):
-        assert parse(again, {}) == config
+        assert loads_again(again, written) in (config, None)
+
+
+def loads_again(document, written):
+    """What is written, loaded; None where it is refused for just what is masked."""
+    if not written.masked:
+        return parse(document, {})
+    with pytest.raises(ConfigError) as caught:
+        parse(document, {})
+    assert [fault.partition(": ")[0].split(".messages[")[0] for fault in caught.value.faults] == [
+        path.split(".messages[")[0] for path in written.masked
+    ]
+    assert all("put the real" in fault for fault in caught.value.faults)
+    return None
 
 
 @pytest.mark.parametrize("document", VALID, ids=lambda d: json.dumps(d)[:40])
@@ -208,8 +222,7 @@ def test_what_is_in_force_loads_again_and_fits_the_schema(document):
     config = parse(document, {})
     written = effective(config)
     VALIDATOR.validate(json.loads(json.dumps(written.document)))
-    again = parse(yaml_loads(yaml_of(written.document)), {})
-    assert again == config or written.masked
+    assert loads_again(yaml_loads(yaml_of(written.document)), written) in (config, None)
 
 
 def test_secrets_are_masked():
@@ -219,18 +232,51 @@ def test_secrets_are_masked():
         "backends": {
             "web": {"type": "http", "url": f"https://bob:{secret}@fab:8443/in?key={secret}#x",
                     "headers": {"Authorization": f"Bearer {secret}", "X": "${TOKEN}"}},
-            "plain": {"type": "http", "url": "https://fab/in"},
+            "hook": {"type": "http", "url": f"https://fab/services/{secret}"},
+            "plain": {"type": "http", "url": "https://fab/"},
         },
     }, {"TOKEN": secret})
     written = effective(config)
     text = json.dumps(written.document) + yaml_of(written.document)
     assert secret not in text
     web = written.document["backends"]["web"]
-    assert web["url"] == "https://***@fab:8443/in?***"
-    assert web["headers"] == {"Authorization": "***", "X": "***"}
-    assert written.masked == ["backends.web.url", "backends.web.headers.Authorization", "backends.web.headers.X"]
-    assert written.document["backends"]["plain"]["url"] == "https://fab/in"
-    assert parse(json.loads(json.dumps(written.document)), {}).backends["plain"] == config.backends["plain"]
+    assert web["url"] == f"https://{MASK}@fab:8443/{MASK}"
+    assert web["headers"] == {"Authorization": MASK, "X": MASK}
+    assert written.masked == [
+        "backends.web.url", "backends.web.headers.Authorization", "backends.web.headers.X", "backends.hook.url",
+    ]
+    assert written.document["backends"]["plain"]["url"] == "https://fab/"
+    assert loads_again(json.loads(json.dumps(written.document)), written) is None
+
+
+def test_secrets_of_alerts_and_of_tests_are_masked():
+    secret = "hunter2"
+    message = {"src": "db-1", "type": "event", "data": {"level": "warn", "ctx": {"password": secret, "pin": [secret], "lot": "$7"}}}
+    document = {
+        "sidecar": {"redact": ["data.ctx.password"]},
+        "routing": {"db-*": [{"backend": "store", "redact": ["data.ctx.pin"]}]},
+        "alerts": {
+            "a": {"drops": 1, "exec": ["/bin/pa$$ge", "--token", secret, ""], "post": f"http://fab/{secret}"},
+            "b": {"drops": 1, "exec": ["true"], "post": "http://fab:8080"},
+        },
+        "tests": [{"messages": [message, {"src": "a", "type": "heartbeat"}], "backends": ["store"]}],
+    }
+    written = effective(parse(document, {}))
+    assert secret not in json.dumps(written.document) + yaml_of(written.document)
+    assert written.masked == [
+        *(f"alerts.a.exec[{i}]" for i in (1, 2, 3)), "alerts.a.post", "tests[0].messages[0]"
+    ]
+    assert written.document["alerts"]["a"]["exec"] == ["/bin/pa$$ge", MASK, MASK, MASK]
+    shown = written.document["tests"][0]["messages"][0]["data"]
+    assert shown == {"level": "warn", "ctx": {"password": MASK, "pin": MASK, "lot": "$7"}}
+    again = yaml_loads(yaml_of(written.document))
+    with pytest.raises(ConfigError) as caught:
+        parse(again, {})
+    assert caught.value.faults == [
+        *(f'{path}: the variable MASKED is not set: "put the real value here"' for path in written.masked[:4]),
+        "tests[0].messages[0]: a value is masked: put the real one there",
+    ]
+    VALIDATOR.validate(json.loads(json.dumps(written.document)))
 
 
 values = st.recursive(

@@ -80,6 +80,38 @@ def test_it_is_followed_while_it_runs(settled):
     eventually(lambda: submitted, "a trace")
 
 
+def test_a_trace_that_was_not_sent_is_judged_again(settled):
+    keep = Keep(errors=True, slower_than_ms=0, share=0)
+    correlator, part, submitted = settled(Traces(quiet=0.1, route=True, keep=keep))
+    on_loop(part, lambda: correlator.observe(spans(1), part._loop.clock()))
+    eventually(lambda: part.outcomes["sampled"] == 1, "the first look")
+    for n in (1, 2):  # an error comes late, then something else
+        late = frame(9, "a", "span", tid="t0", sid=f"late{n}", pid="s0",
+                     data={"name": "late", "duration_ms": 5, "status": "error"})
+        on_loop(part, lambda late=late: correlator.observe(batch([late]), part._loop.clock()))
+        eventually(lambda: correlator.record("t0").complete and part.outcomes["routed"] == 1, "it")
+    assert part.outcomes["sampled"] == 1 and len(submitted) == 1
+    assert submitted[0].messages[0]["data"]["level"] == "error"
+
+
+def test_a_trace_of_an_error_alone_is_routed_when_it_is_given_up(settled):
+    correlator, part, submitted = settled(ALL)
+    told = frame(1, "a", "event", tid="t", data={"level": "fatal", "msg": "boom"})
+    on_loop(part, lambda: correlator.observe(batch([told]), part._loop.clock()))
+    on_loop(part, lambda: correlator.tidy(part._loop.clock() + 9_999))
+    eventually(lambda: submitted, "it")
+    (message,) = submitted[0].messages
+    assert message["data"]["level"] == "error" and message["data"]["msg"].startswith("a no span: ")
+
+
+def test_what_a_stop_keeps_from_being_routed_is_counted(settled):
+    correlator, part, _ = settled(Traces(quiet=60, route=True))
+    on_loop(part, lambda: correlator.observe(spans(3), part._loop.clock()))
+    part.stop()
+    part.stop()
+    assert part.outcomes["stop"] == 3
+
+
 def test_a_flood_is_bounded_and_counted(settled, monkeypatch):
     monkeypatch.setattr(traces, "MAX_WAITING", 10)
     correlator, part, _ = settled(ALL, start=False)  # nobody takes what waits

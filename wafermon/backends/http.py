@@ -276,10 +276,13 @@ def _split(url: str) -> urllib.parse.SplitResult:
         raise ValueError("url: it cannot be read") from error
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or port == 0:
         raise ValueError("url: expected http://host/path or https://host/path")
+    faults = []
     if parts.username is not None or parts.password is not None:
-        raise ValueError("url: a user or password does not belong there; use token_file or headers")
-    if not re.fullmatch("[!-~]+", url) or parts.fragment:
-        raise ValueError("url: expected ASCII without blanks, other characters %-encoded, no #")
+        faults.append("url: a user or password does not belong there; use token_file or headers")
+    if not re.fullmatch("[!-~]+", url) or "#" in url:
+        faults.append("url: expected ASCII without blanks, other characters %-encoded, no #")
+    if faults:
+        raise ValueError("; ".join(faults))
     return parts
 
 

@@ -10,16 +10,18 @@ import json
 import os
 import sys
 
-from wafermon.cli.validate import EX_CONFIG
+from wafermon.cli.validate import EX_CONFIG, checked
 from wafermon.errors import ConfigError
-from wafermon.sidecar import find_config, load, parse
+from wafermon.sidecar import find_config
 from wafermon.sidecar.json_schema import json_schema
 from wafermon.sidecar.written import Written, default, effective
 from wafermon.sidecar.yaml_written import yaml_of
 
 EPILOG = """\
---effective   the config file with variables replaced and every default filled in; the values of
-              headers, and in addresses a user and what follows a ?, are shown as ***
+--effective   the config file with variables replaced and every default filled in, but for what may
+              be secret: values of headers, in addresses the user and all after the host, words of a
+              command after its first, and in tests what is redacted. In its place stands a text
+              that keeps the file from being loaded until you put in the real value
 --default     what counts without a file, each key with its meaning: a file to begin with
 --schema      a JSON Schema (2020-12), with which an editor completes keys and marks faults; what
               it cannot say, wafermon validate does
@@ -61,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     path = find_config(options.config, os.environ)
     try:
-        config = load(path) if path else parse({})
+        config = checked(path)
     except ConfigError as error:
         print(*error.faults, sep="\n", file=sys.stderr)
         return EX_CONFIG

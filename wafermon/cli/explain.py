@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from typing import IO, Any
 
 from wafermon.cli.lines import visible
-from wafermon.cli.validate import EX_CONFIG
+from wafermon.cli.validate import EX_CONFIG, checked
 from wafermon.errors import ConfigError
 from wafermon.flow.rule import Trial
-from wafermon.sidecar import Config, find_config, load, parse
+from wafermon.sidecar import Config, find_config
 from wafermon.sidecar.explain import ROUTED, Explainer, Fate
 
 #: A longer line is read in parts; the decoder gives it up by itself.
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     """
     path = find_config(options.config, os.environ)
     try:
-        config = load(path) if path else parse({})
+        config = checked(path)
         explainer = Explainer(config)
     except ConfigError as error:
         print(*error.faults, sep="\n", file=sys.stderr)

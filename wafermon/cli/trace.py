@@ -6,20 +6,22 @@ import argparse
 import json
 import sys
 import urllib.parse
+from collections.abc import Sequence
 from typing import Any, Optional
 
 from wafermon.backends.store_query import Store
 from wafermon.backends.store_schema import StoreError
 from wafermon.cli.ask import add_admin, fetch
-from wafermon.cli.lines import Style, style_of, visible
+from wafermon.cli.lines import Style, clipped, style_of, time_of, visible
 from wafermon.cli.query import add_store, store_of
-from wafermon.cli.table import table
+from wafermon.cli.table import coloured, table
+from wafermon.cli.traces import newest
 from wafermon.cli.tree import counted, draw, duration, pen_for
 from wafermon.errors import NoAnswer
 from wafermon.flow import Correlator
 from wafermon.flow.selection import Selection
 from wafermon.flow.trace_view import trace_object
-from wafermon.message import Batch
+from wafermon.message import Batch, level_rank
 
 EPILOG = """\
 The beginning of an id is enough where just one trace has it. A sidecar that runs is asked first,
@@ -28,8 +30,9 @@ which remembers traces for an hour; what it has forgotten, or without one, is re
 full bars   the critical path: what decides how long the whole takes
 orphan      a span whose parent never came: who sends it, does not report, or not here
 gap         a stretch in which no span tells what happened
-a clock that differs   a span lies where it cannot be by the clock of its parent; times are shown
-            as they were told
+a clock that differs   a span lies outside of its parent, which is of another source; times are
+            shown as they were told, so that of the whole may be wrong
+of no known span   messages that name no span, or one that never came
 
 examples:
   wafermon traces
@@ -37,9 +40,6 @@ examples:
   wafermon trace 4bf92f3577b34da6a3ce929d0e0e4736 --json | jq '.spans[] | select(.orphan)'
   wafermon trace 4bf92f35 --data /srv/wafermon
 """
-
-#: The newest spans of a store among which the beginning of an id is looked for.
-_SEARCHED = 100_000
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
 def below(found: dict[str, Any], style: Style) -> list[str]:
     """What is said below a waterfall: the way of the error, and who took the time."""
     names = {span["sid"]: f"{span['src']} {span['name']}" for span in found["spans"]}
-    lines = []
+    lines = _loose(found.get("loose", ()), style)
     if found["error_path"]:
         way = " > ".join(names[sid] for sid in found["error_path"])
         lines += ["", f"error: {visible(way)}"]
@@ -88,6 +88,21 @@ def below(found: dict[str, Any], style: Style) -> list[str]:
         lines += ["", *table(rows, style)]
     if not found["complete"]:
         lines += ["", "not complete: more of it may come"]
+    return lines
+
+
+def _loose(events: Sequence[dict[str, Any]], style: Style) -> list[str]:
+    """The messages that belong to no known span."""
+    if not events:
+        return []
+    lines = ["", "of no known span:"]
+    for event in events:
+        level = event["level"] or event["type"]
+        text = f"{level}  {event['src']}  {event['msg'] or ''}".rstrip()
+        line = f"  {time_of(event['ts'])}  {visible(text)}"
+        rank = level_rank(event["level"])
+        shown = clipped(line, style.width) if style.width else line
+        lines.append(coloured(shown, rank if rank >= 0 else None, style))
     return lines
 
 
@@ -104,13 +119,28 @@ def _found(options: argparse.Namespace) -> dict[str, Any]:
     store = store_of(options)
     try:
         found = stored(store, options.tid)
-    except StoreError:
-        if refusal is not None:  # the store was not asked for by name
+    except StoreError as error:
+        if refusal is None:  # the store was asked for by name
+            raise
+        if not _is_unknown(refusal):
             raise refusal from None
-        raise
+        raise NoAnswer(f"{_nowhere(options)}; and no store is looked in: {error}") from None
     if found is not None:
         return found
-    raise refusal or NoAnswer(f"no trace {visible(options.tid)} in {store.path}")
+    if refusal is None:
+        raise NoAnswer(f"no trace {visible(options.tid)} in {visible(store.path)}")
+    said = _nowhere(options) if _is_unknown(refusal) else str(refusal)
+    raise NoAnswer(f"{said}, nor in the store {visible(store.path)} (--data DIR for another)")
+
+
+def _is_unknown(refusal: NoAnswer) -> bool:
+    """Whether a sidecar said that it knows no such trace, and not that there are several."""
+    return refusal.status == 404 and "no trace" in str(refusal)
+
+
+def _nowhere(options: argparse.Namespace) -> str:
+    host, port = options.admin
+    return f"no trace {visible(options.tid)} in the sidecar at {host}:{port}"
 
 
 def stored(store: Store, tid: str) -> Optional[dict[str, Any]]:
@@ -122,8 +152,7 @@ def stored(store: Store, tid: str) -> Optional[dict[str, Any]]:
     """
     lines = [line for _, line, _ in store.query(Selection(tid=tid))]
     if not lines:
-        newest = store.query(Selection(types=("span",), limit=_SEARCHED))
-        tids = sorted({m["tid"] for _, _, m in newest if m["tid"].startswith(tid)})
+        tids = sorted({m["tid"] for _, m in newest(store) if m["tid"].startswith(tid)})
         if len(tids) > 1:
             named = visible(", ".join(tids[:5])) + (", ..." if len(tids) > 5 else "")
             raise NoAnswer(f"{counted(len(tids), 'trace')} begin with {visible(tid)}: {named}")

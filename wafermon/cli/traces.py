@@ -6,19 +6,20 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from wafermon.backends.store_query import Store
 from wafermon.backends.store_schema import StoreError
 from wafermon.cli.ask import add_admin, fetch
-from wafermon.cli.lines import style_of, time_of
+from wafermon.cli.lines import clipped, style_of, time_of, visible
 from wafermon.cli.query import add_store, store_of
 from wafermon.cli.table import coloured, table
 from wafermon.cli.tree import duration
 from wafermon.flow import Correlator
 from wafermon.flow.selection import Selection
 from wafermon.flow.trace_view import chosen, summary_object
-from wafermon.message import Batch
+from wafermon.message import ROUTED_TYPES, Batch, Message
 
 EPILOG = """\
 Asks a sidecar that runs, which remembers the traces of the last hour; with --data or --store reads
@@ -38,9 +39,12 @@ no traces yet: a trace is there once a source has sent a span, such as
 in a script, the SDK does it: with client.span("load"): ...\
 """
 _LIMIT = 50
-#: The newest spans of a store, out of which its traces are listed.
+#: Of the newest messages of a store so many spans, and so many others, are read for its traces.
 _READ = 100_000
+_OTHERS = tuple(sorted(ROUTED_TYPES - {"span"}))
 _JOINED = 1_000
+#: Of a name so many characters, also where nothing else limits it.
+_NAME_CHARS = 200
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -116,12 +120,12 @@ def _stored(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def from_spans(store: Store) -> Correlator:
-    """All that the newest spans of a store tell."""
+    """All that the newest messages of a store tell of traces."""
     correlator = Correlator(
         max_traces=_READ, max_spans=_READ, max_bytes=10**12, ttl=10**9, quiet=1.0
     )
     lines: list[bytes] = []
-    for _, line, _ in store.query(Selection(types=("span",), limit=_READ)):
+    for line, _ in newest(store):
         lines.append(line)
         if len(lines) == _JOINED:
             correlator.observe(Batch(b"\n".join(lines) + b"\n"), now=0.0)
@@ -132,8 +136,16 @@ def from_spans(store: Store) -> Correlator:
     return correlator
 
 
+def newest(store: Store) -> Iterator[tuple[bytes, Message]]:
+    """The newest messages of a store that belong to traces: first spans, then the others."""
+    for types in (("span",), _OTHERS):
+        for _, line, message in store.query(Selection(types=types, limit=_READ)):
+            if "tid" in message:
+                yield line, message
+
+
 def _row(one: dict[str, Any]) -> tuple[str, ...]:
-    words = [one["name"] or "(no span yet)"]
+    words = [clipped(visible(one["name"] or "(no span yet)"), _NAME_CHARS)]
     for count, what in (
         (one["errors"], "failed"),
         (one["error_events"], "error events"),

@@ -133,9 +133,14 @@ def _sums(found: Mapping[str, Any], spans: list[dict[str, Any]]) -> Iterator[str
     errors = sum(span["status"] == "error" for span in spans)
     if errors:
         yield counted(errors, "error")
+    if found.get("error_events"):  # an older sidecar does not tell
+        yield counted(found["error_events"], "error event")
     orphans = sum(span["orphan"] for span in spans)
     if orphans:
         yield counted(orphans, "orphan")
+    cycles = sum(span["cycle"] for span in spans)
+    if cycles:
+        yield counted(cycles, "cycle")
     still = sum(span["status"] == "open" for span in spans)
     if still:
         yield f"{still} open"
@@ -143,7 +148,9 @@ def _sums(found: Mapping[str, Any], spans: list[dict[str, Any]]) -> Iterator[str
     if skewed:
         yield f"{skewed} with a clock that differs"
     if found["loose_messages"]:
-        yield f"{counted(found['loose_messages'], 'message')} of no known span"
+        failed = sum(event["level"] in ("error", "fatal") for event in found.get("loose", ()))
+        errors_among = f" ({counted(failed, 'error')})" if failed else ""
+        yield f"{counted(found['loose_messages'], 'message')} of no known span{errors_among}"
     if found["left_out"]:
         yield f"{found['left_out']} left out, there was no room"
 
@@ -165,7 +172,7 @@ def _rows(found: Mapping[str, Any], pen: Pen) -> Iterator[_Row]:
         yield _Row(
             indent + (pen.last if is_last else pen.fork),
             f"{_depth(span)}{visible(span['src'])}  {visible(span['name'])}",
-            _marks(span),
+            _marks(span, found["left_out"] > 0),
             span["start_ms"],
             span["duration_ms"],
             pen.critical if span["critical"] else pen.bar,
@@ -203,10 +210,10 @@ def _depth(span: Mapping[str, Any]) -> str:
     return f"[{span['depth']}] " if span["depth"] > _DEEPEST else ""
 
 
-def _marks(span: Mapping[str, Any]) -> str:
+def _marks(span: Mapping[str, Any], is_cut: bool) -> str:
     marks = [span["status"]] if span["status"] != "ok" else []
     if span["orphan"]:
-        marks.append("parent missing")
+        marks.append("parent missing or left out" if is_cut else "parent missing")
     if span["cycle"]:
         marks.append("its own ancestor")
     skew = span["skew_ms"]

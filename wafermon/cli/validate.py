@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from typing import Optional
 
 from wafermon.cli.lines import visible
 from wafermon.errors import ConfigError
@@ -55,8 +56,7 @@ def run(options: argparse.Namespace) -> int:
     path = find_config(options.file, os.environ)
     name = path or "defaults (no file found)"
     try:
-        config = load(path) if path else parse({})
-        check(config)
+        config = checked(path)
     except ConfigError as error:
         print(*error.faults, sep="\n", file=sys.stderr)
         print(f"{name}: {_count(len(error.faults), 'fault')}", file=sys.stderr)
@@ -64,6 +64,17 @@ def run(options: argparse.Namespace) -> int:
     backends, sources = len(config.backends), len(config.routing)
     print(f"{name}: ok ({_count(backends, 'backend')}, {_count(sources, 'source')} routed)")
     return _test(config) if options.test else 0
+
+
+def checked(path: Optional[str]) -> Config:
+    """The configuration of a file, or of none: what each command takes that takes one.
+
+    Raises:
+        ConfigError: with every fault; `wafermon run` would not start either.
+    """
+    config = load(path) if path else parse({})
+    check(config)
+    return config
 
 
 def _test(config: Config) -> int:

@@ -1,4 +1,4 @@
-"""What an alert may be about: rules that look at jobs, backends and counters, and at the calendar.
+"""What an alert may be about: rules that look at jobs, backends and counters.
 
 As those in `alert_rules`; what they look at they are given as functions, so that they know nothing
 of who keeps it.
@@ -6,7 +6,6 @@ of who keeps it.
 
 from __future__ import annotations
 
-import datetime
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Callable, Optional
@@ -15,7 +14,6 @@ from wafermon.flow.alert_parts import Finding, Moment, Names, Sources, Window, p
 from wafermon.flow.duration import duration
 from wafermon.message import Batch
 
-_DAY = datetime.timedelta(days=1)
 #: Jobs that one rule follows, and those that it asks about each time.
 MAX_JOBS, _JOBS_A_CHECK = 10_000, 200
 #: A job in one of these may get into any other without a word.
@@ -32,96 +30,6 @@ Look = Callable[[str, str], Optional[tuple[str, Optional[str]]]]
 Down = Callable[[], Mapping[str, str]]
 #: How many messages were dropped up to now, by where and why.
 Dropped = Callable[[], Mapping[str, int]]
-
-
-class Deadline:
-    """A job must be done by a time of the day, local time, on certain days of the week.
-
-    A run that is done in the day before counts for it. One that is done too late ends the alert,
-    and counts for nothing else. Days are those of the calendar, so they have 23 or 25 hours where
-    the clocks change; a time that such a day leaves out comes an hour later, and of one that it has
-    twice the first counts.
-
-    Args:
-        job: its `job_id`, or a pattern, which any of its jobs satisfies.
-        hour: of the day.
-        minute: of that hour.
-        days: of the week, Monday is 0.
-        now: Unix seconds; the first time is the next one after it.
-        done: runs that were done before: the `job_id`, and when in Unix seconds. Which of them were
-            too late is not known, so each counts for the time that follows.
-
-    >>> noon = datetime.datetime(2026, 11, 23, 12).timestamp()  # a Monday
-    >>> rule = Deadline("nightly-load", 6, 0, frozenset(range(5)), now=noon)
-    >>> late = Moment(0.0, noon + 18.5 * 3600)
-    >>> [finding.message for finding in rule.check(late)]
-    ['nightly-load is not done, it was due on 2026-11-24 at 06:00']
-    """
-
-    kind = "deadline"
-    lasting = 0.0
-    evicted = 0
-
-    def __init__(
-        self,
-        job: str,
-        hour: int,
-        minute: int,
-        days: frozenset[int],
-        now: float,
-        done: Iterable[tuple[str, float]] = (),
-    ) -> None:
-        self._names = Names(job)
-        self._time = datetime.time(hour, minute)
-        self._days = days
-        self._due, self._opens = self._next(now)
-        self._done = any(at > self._opens and self._names.has(name) for name, at in done)
-        self.bad_payload = 0
-
-    def observe(self, batch: Batch, moment: Moment) -> None:
-        """Notice a job that is done."""
-        for message in batch.told.get("progress", ()):
-            data = message["data"]
-            job = data.get("job_id")
-            if type(job) is not str:
-                self.bad_payload += 1
-            elif data.get("status") == "done" and self._names.has(job):
-                self._is_done(moment.unix)
-
-    def _is_done(self, now: float) -> None:
-        self._turn(now)
-        if now > self._due:
-            self._due, self._opens = self._next(now)
-        elif now > self._opens:
-            self._done = True
-
-    def _turn(self, now: float) -> None:
-        """What was done in time is settled: the next time counts."""
-        if self._done and now > self._due:
-            self._done = False
-            self._due, self._opens = self._next(now)
-
-    def check(self, moment: Moment) -> Iterator[Finding]:
-        """Whether it is late."""
-        now = moment.unix
-        self._turn(now)
-        late = now - self._due
-        if late >= 0 and not self._done:
-            due = datetime.datetime.fromtimestamp(self._due)
-            message = f"{self._names.text} is not done, it was due on {due:%Y-%m-%d at %H:%M}"
-            yield Finding("", message, late, moment.mono - late)
-        elif late < -9 * 86_400:  # the clock was set back by days
-            self._due, self._opens = self._next(now)
-
-    def _next(self, now: float) -> tuple[float, float]:
-        """The next time that it is due, and the same time of the day before."""
-        day = datetime.datetime.fromtimestamp(now).date()
-        while day.weekday() not in self._days or self._at(day) <= now:
-            day += _DAY
-        return self._at(day), self._at(day - _DAY)
-
-    def _at(self, day: datetime.date) -> float:
-        return datetime.datetime.combine(day, self._time).timestamp()
 
 
 class JobTrouble:
@@ -183,6 +91,19 @@ class JobTrouble:
                 self._jobs[key] = None
         return list(self._wrong.values())
 
+    def value(self, subject: str, moment: Moment) -> Optional[float]:
+        """None: a job has no number."""
+        return None
+
+    def inherit(self, other: JobTrouble, moment: Moment) -> None:
+        """Since when jobs are in trouble; each is asked about at once."""
+        for key, finding in other._wrong.items():
+            self._follow(*key)
+            if key in self._jobs:
+                self._wrong[key] = finding
+                if not self._goes_on(key, moment.mono):
+                    del self._jobs[key]
+
     def _follow(self, source: str, job: str) -> None:
         key = source, job
         if key in self._jobs or not (self._job.has(job) and self._source.has(source)):
@@ -239,6 +160,13 @@ class BackendDown:
             message = f"backend {name} is down: {down[name]}"
             yield Finding(name if self._names.several else "", printable(message))
 
+    def value(self, subject: str, moment: Moment) -> Optional[float]:
+        """None: a backend has no number."""
+        return None
+
+    def inherit(self, other: BackendDown, moment: Moment) -> None:
+        """Nothing: routes know of themselves."""
+
 
 class Drops:
     """So many messages dropped within a time.
@@ -287,3 +215,15 @@ class Drops:
             noun = "message" if total == 1 else "messages"
             message = f"{total} {noun} dropped within {duration(self._within)}: {words}"
             yield Finding("", printable(message), total)
+
+    def value(self, subject: str, moment: Moment) -> Optional[float]:
+        """How many there are in the window by now."""
+        return sum(window.total(moment.mono) for window in self._windows.values())
+
+    def inherit(self, other: Drops, moment: Moment) -> None:
+        """The drops that were counted, and up to where."""
+        self._before = other._before
+        self._windows = {
+            where: window.resized(self._within, moment.mono)
+            for where, window in other._windows.items()
+        }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Optional, Protocol
+from typing import Any, NamedTuple, Optional, Protocol
 
 from wafermon.flow.pattern import any_of, is_pattern
 from wafermon.message import Batch
@@ -62,6 +62,13 @@ class Rule(Protocol):
     def check(self, moment: Moment) -> Iterable[Finding]:
         """What is wrong now; those that have been found longest come first. Loop thread."""
 
+    def value(self, subject: str, moment: Moment) -> Optional[float]:
+        """The number behind a subject that is well again; None where there is none."""
+
+    def inherit(self, other: Any, moment: Moment) -> None:
+        """Take over what another rule of the same class knows, as far as it means the same here.
+        Before anything else is asked of this one. Loop thread."""
+
 
 class Names:
     """Names that one name or pattern takes.
@@ -101,6 +108,30 @@ class Sources(Names):
             )
 
 
+class Others(Names):
+    """The same without the sidecar's own, whatever it begins like.
+
+    A dead man's switch cannot wait for them: it would hear the very event by which it fires.
+
+    >>> Others("*").among({"wafermon.alerts": 1, "etl": 1})
+    ['etl']
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        takes = self.has
+        self.has = functools.lru_cache(4096)(lambda name: not is_own(name) and takes(name))
+
+    def among(self, names: Mapping[str, object]) -> list[str]:
+        """Those that are taken."""
+        return [] if is_own(self.text) else super().among(names)
+
+
+def is_own(source: str) -> bool:
+    """Whether a source, or all that a pattern takes, is of the sidecar itself."""
+    return source.startswith(_OWN)
+
+
 class Window:
     """How many within the last so many seconds; what came stays up to a 60th longer.
 
@@ -130,6 +161,13 @@ class Window:
             self._counts.popleft()
         self._total = sum([count for _, count in self._counts])
         return self._total
+
+    def resized(self, seconds: float, now: float) -> Window:
+        """One of another length, with what is known. It may stay by a step of this one longer."""
+        other = Window(seconds)
+        for step, count in self._counts:
+            other.add(min(now, (step + 1) * self._step), count)
+        return other
 
 
 def printable(text: str) -> str:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Optional
 
-from wafermon.flow.alert_parts import MAX_WORDS, Finding, Moment, Sources, Window, printable
+from wafermon.flow.alert_parts import MAX_WORDS, Finding, Moment, Others, Sources, Window, printable
 from wafermon.flow.duration import duration
 from wafermon.flow.selection import event_rank
 from wafermon.message import LEVELS, Batch, Message, level_rank
@@ -43,7 +43,7 @@ class Silence:
     bad_payload = 0
 
     def __init__(self, source: str, every: float, now: float) -> None:
-        self._names = Sources(source)
+        self._names = Others(source)
         self._every = every
         self._began = now
         self._came = not self._names.several
@@ -81,6 +81,23 @@ class Silence:
             subject = source if self._names.several else ""
             message = f"{source} has been silent for {duration(silent)}"
             yield Finding(subject, message, silent, heard + self._every)
+
+    def value(self, subject: str, moment: Moment) -> Optional[float]:
+        """For how long it has been silent by now."""
+        named = self._names.several == bool(subject)  # a reload may have made it another one
+        heard = self._heard.get(subject or self._names.text) if named else None
+        return None if heard is None else moment.mono - heard
+
+    def inherit(self, other: Silence, moment: Moment) -> None:
+        """When sources were heard last, and since when any is waited for."""
+        if self._names.text == other._names.text:
+            self._began, self._came = other._began, other._came
+        for source, heard in other._heard.items():
+            # One that is only waited for by its name did not come to a pattern.
+            came = heard > other._began or other._names.several or not self._names.several
+            if came and self._names.has(source):
+                self._heard[source] = heard
+                self._came = True
 
 
 class Events:
@@ -146,6 +163,16 @@ class Events:
                 total,
             )
 
+    def value(self, subject: str, moment: Moment) -> Optional[float]:
+        """How many there are in the window by now."""
+        return self._window.total(moment.mono)
+
+    def inherit(self, other: Events, moment: Moment) -> None:
+        """The events that were counted, where the same ones count here."""
+        if (self._names.text, self._rank) == (other._names.text, other._rank):
+            self._window = other._window.resized(self._within, moment.mono)
+            self._last = other._last
+
     def _may_matter(self, raw: bytes) -> bool:
         if any(word in raw for word in self._words):
             return True
@@ -187,6 +214,9 @@ class MetricLimit:
         self.lasting = lasting
         #: Of the series that are out of bounds: since when, and what they were told last.
         self._wrong: dict[tuple[str, str], tuple[float, float]] = {}
+        #: What the others were told last, the newest at the end: other bounds may come, and who
+        #: was told that it was wrong wants to know what it is now.
+        self._right: OrderedDict[tuple[str, str], float] = OrderedDict()
         self.evicted = self.bad_payload = 0
 
     def observe(self, batch: Batch, moment: Moment) -> None:
@@ -196,10 +226,11 @@ class MetricLimit:
         for message in batch.told.get("metric", ()):
             if message["data"].get("name") == self._metric and self._names.has(message["src"]):
                 self._take(message, moment.mono)
-        if self._wrong and "goodbye" in batch.told:
-            gone = {message["src"] for message in batch.told["goodbye"]}
-            for series in [series for series in self._wrong if series[0] in gone]:
-                del self._wrong[series]
+        gone = {message["src"] for message in batch.told.get("goodbye", ())}
+        if gone:
+            for series in [s for s in (*self._wrong, *self._right) if s[0] in gone]:
+                self._wrong.pop(series, None)
+                self._right.pop(series, None)
 
     def _take(self, message: Message, now: float) -> None:
         data = message["data"]
@@ -208,11 +239,18 @@ class MetricLimit:
         if not good or not all(type(tag) is str for tag in tags.values()):
             self.bad_payload += 1
             return
-        series = message["src"], _joined(tags)
+        self._judge((message["src"], _joined(tags)), value, now)
+
+    def _judge(self, series: tuple[str, str], value: float, now: float) -> None:
         if self._below <= value <= self._above:
             self._wrong.pop(series, None)
+            self._right[series] = value
+            self._right.move_to_end(series)
+            if len(self._right) > MAX_SERIES:
+                self._right.popitem(last=False)
         elif series in self._wrong or len(self._wrong) < MAX_SERIES:
             self._wrong[series] = self._wrong.get(series, (now, 0.0))[0], value
+            self._right.pop(series, None)
         else:
             self.evicted += 1
 
@@ -221,9 +259,32 @@ class MetricLimit:
         for (source, tags), (since, value) in self._wrong.items():
             high = value > self._above
             bound = f"above {self._above:g}" if high else f"below {self._below:g}"
-            subject = f"{source} {tags}" if tags else source
+            subject = _subject((source, tags))
             message = f"{self._metric} of {subject} is {value:g}, {bound}"
             yield Finding(printable(subject), printable(message), value, since)
+
+    def value(self, subject: str, moment: Moment) -> Optional[float]:
+        """What it was told last, unless its source said goodbye."""
+        for series in reversed(self._right):  # who is asked about is among the last ones
+            if printable(_subject(series)) == subject:
+                return self._right[series]
+        return None
+
+    def inherit(self, other: MetricLimit, moment: Moment) -> None:
+        """The last values of the same metric; what was wrong and is wrong here is so since then."""
+        if self._metric != other._metric:
+            return
+        for series, value in other._right.items():
+            if self._names.has(series[0]):
+                self._judge(series, value, moment.mono)
+        for series, (since, value) in other._wrong.items():
+            if self._names.has(series[0]):
+                self._judge(series, value, since)
+
+
+def _subject(series: tuple[str, str]) -> str:
+    """A source with its tags."""
+    return " ".join(filter(None, series))
 
 
 def _joined(tags: Mapping[str, str]) -> str:

@@ -8,7 +8,8 @@ One alert is a rule and a subject of it:
 | `pending` | | `firing`, told | `ok` |
 | `firing` | | | `ok`, told as `resolved` |
 
-So it is told once however long it stands, and once when it is over.
+So it is told once however long it stands, and once when it is over. That it is over is told also
+where its rule goes, or becomes one to which it is not wrong: nobody would tell it otherwise.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ STATES = (FIRING, PENDING, OK)
 MAX_SUBJECTS = 500
 #: What was told last is remembered.
 MAX_RECENT = 100
+_REMOVED, _CHANGED = "the rule was removed by a reload: ", "the rule was changed by a reload: "
 
 
 class Plan(NamedTuple):
@@ -53,7 +55,7 @@ class Change(NamedTuple):
         subject: with what something is wrong; empty where the rule is about one thing.
         state: `firing` or `resolved`.
         message: in words.
-        value: the number behind it.
+        value: the number behind it, as it is at that time.
         since: when it began.
         at: when it is told.
     """
@@ -105,8 +107,26 @@ class _Entry:
         self.left_out = 0
         self._full = False
 
-    def look(self, now: Moment) -> Iterator[Change]:
-        """Ask the rule, and tell what is new."""
+    def inherit(self, other: _Entry, now: Moment) -> list[Change]:
+        """Take the place of another one of the same name; what that has to tell."""
+        self.fired, self.last_fired = other.fired, other.last_fired
+        if type(self.rule) is not type(other.rule):
+            return other.end(_CHANGED, now)
+        self.rule.inherit(other.rule, now)
+        self.alerts, self.ok_since = other.alerts, other.ok_since
+        return list(self.look(now, _CHANGED))
+
+    def end(self, words: str, now: Moment) -> list[Change]:
+        """Tell of all that fires that it is over."""
+        firing = [alert for alert in self.alerts.values() if alert.state == FIRING]
+        return [self._change(alert, RESOLVED, words, now, alert.finding.value) for alert in firing]
+
+    def look(self, now: Moment, why: str = "") -> Iterator[Change]:
+        """Ask the rule, and tell what is new.
+
+        Args:
+            why: what is over is over, where it is not for what was wrong.
+        """
         findings = iter(self.rule.check(now))
         found = {one.subject: one for one in itertools.islice(findings, MAX_SUBJECTS)}
         full = next(findings, None) is not None
@@ -116,15 +136,16 @@ class _Entry:
             alert = self.alerts.pop(subject)
             self.ok_since = now.unix
             if alert.state == FIRING:
-                took = duration(now.mono - alert.began)
-                yield self._change(alert, RESOLVED, f"over after {took}: ", now)
+                words = why or f"over after {duration(now.mono - alert.began)}: "
+                value = self.rule.value(subject, now)
+                yield self._change(alert, RESOLVED, words, now, value)
         for subject, finding in found.items():
             before = self.alerts.get(subject)
             alert = self.alerts[subject] = self._judged(before, finding, now)
             if alert.state == FIRING and (before is None or before.state != FIRING):
                 self.fired += 1
                 self.last_fired = now.unix
-                yield self._change(alert, FIRING, "", now)
+                yield self._change(alert, FIRING, "", now, finding.value)
 
     def _judged(self, before: Optional[_Alert], finding: Finding, now: Moment) -> _Alert:
         if before is not None and before.state == FIRING:
@@ -136,7 +157,9 @@ class _Entry:
         state = FIRING if lasted >= self.rule.lasting else PENDING
         return _Alert(state, began, now.unix - lasted, finding)
 
-    def _change(self, alert: _Alert, state: str, words: str, now: Moment) -> Change:
+    def _change(
+        self, alert: _Alert, state: str, words: str, now: Moment, value: Optional[float]
+    ) -> Change:
         finding = alert.finding
         return Change(
             self.name,
@@ -144,7 +167,7 @@ class _Entry:
             finding.subject,
             state,
             words + finding.message,
-            finding.value,
+            value,
             alert.since,
             now.unix,
         )
@@ -167,6 +190,7 @@ class Alerts:
     >>> alerts = Alerts()
     >>> plan = Plan(30.0, lambda now: Silence("etl", 30.0, now.mono))
     >>> alerts.follow({"etl-silent": plan}, Moment(0.0, 1000.0))
+    []
     >>> [(change.state, change.message) for change in alerts.check(Moment(31.0, 1031.0))]
     [('firing', 'etl has been silent for 31 s')]
     >>> alerts.check(Moment(32.0, 1032.0))
@@ -179,21 +203,29 @@ class Alerts:
         self.recent: deque[Change] = deque(maxlen=MAX_RECENT)
         self._bad_payload = self._evicted = self._left_out = 0
 
-    def follow(self, plans: Mapping[str, Plan], now: Moment) -> None:
+    def follow(self, plans: Mapping[str, Plan], now: Moment) -> list[Change]:
         """Go on by other rules.
 
-        One whose key is equal keeps its state. One that is gone, or another one now, ends without
-        a word.
+        One whose key is equal keeps its state. One that is another one now, of the same kind, goes
+        on with what it knows as far as that fits. What fires of one that is gone is over.
+
+        Returns:
+            What there is to tell of it.
         """
+        changes: list[Change] = []
         before, self._entries = self._entries, {
             name: self._kept(name, plan) or _Entry(name, plan.key, plan.make(now), now)
             for name, plan in plans.items()
         }
         for name, entry in before.items():
-            if self._entries.get(name) is not entry:
+            after = self._entries.get(name)
+            if after is not entry:
                 self._bad_payload += entry.rule.bad_payload
                 self._evicted += entry.rule.evicted
                 self._left_out += entry.left_out
+                changes += after.inherit(entry, now) if after else entry.end(_REMOVED, now)
+        self.recent.extend(changes)
+        return changes
 
     def _kept(self, name: str, plan: Plan) -> Optional[_Entry]:
         entry = self._entries.get(name)

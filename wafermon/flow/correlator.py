@@ -8,7 +8,7 @@ from marshal import dumps
 from typing import Callable, Optional
 
 from wafermon.flow.service_graph import ServiceGraph
-from wafermon.flow.trace import Trace, better
+from wafermon.flow.trace import Trace, merged
 from wafermon.flow.trace_record import (
     FIRST_NOTES,
     LAST_NOTES,
@@ -16,6 +16,8 @@ from wafermon.flow.trace_record import (
     SPAN_BYTES,
     Record,
     pack_note,
+    pack_span,
+    tells_error,
     unpack_span,
 )
 from wafermon.message import MAX_INTEGER, Batch, Message
@@ -25,8 +27,9 @@ from wafermon.observe import Family, family
 OWN_SOURCE = "wafermon.traces"
 #: Traces that a call looks at beside those that it must, to forget or to settle them.
 STEPS = 32
-#: No trace may take more than this share of the memory of all.
-_LARGEST_SHARE = 4
+#: No trace may take more than this share of the memory of all, and usual spans a bit less of it,
+#: so that there is room for what matters most; past the bound of their number it is one of 100.
+_LARGEST_SHARE, _RESERVED_BYTES, _RESERVED_SPANS = 4, 16, 100
 #: What a span may say of itself.
 _STATUS, _NUMBERS, _LONGEST_MS = ("ok", "error", "open"), (int, float), float(MAX_INTEGER)
 
@@ -40,11 +43,14 @@ class Correlator:
     Args:
         ttl: seconds after which an untouched trace is forgotten.
         max_traces: traces remembered; past it the one untouched longest goes.
-        max_spans: spans, and span ids with messages, remembered of one trace; more are counted.
+        max_spans: spans, and span ids with messages, remembered of one trace; more are counted,
+            but for the first without a parent, and for some of those with an error or without a
+            parent.
         max_bytes: memory for all of it; past it, too, the one untouched longest goes. One trace
             takes a quarter at most.
         quiet: seconds of silence after which a trace is complete.
-        on_settled: is given each settled trace, once; it must be quick.
+        on_settled: is given each settled trace, and again when it has settled once more, with
+            something new, unless `is_sent` of it is set; it must be quick.
         services: counts the spans by source and name.
 
     Thread: `observe`, `tidy` and `follow` loop only; the rest any.
@@ -93,7 +99,8 @@ class Correlator:
         """Take up other bounds; what is too much by them goes little by little."""
         self._ttl, self._quiet_seconds = ttl, quiet
         self._max_traces, self._max_spans = max_traces, max_spans
-        self._max_bytes, self._largest = max_bytes, max_bytes // _LARGEST_SHARE
+        self._max_bytes, share = max_bytes, max_bytes // _LARGEST_SHARE
+        self._largest, self._reserve = share - share // _RESERVED_BYTES, share
 
     def __len__(self) -> int:
         return len(self._records)
@@ -169,7 +176,9 @@ class Correlator:
                 continue
             if duration is not None:
                 count(src, name, duration, status)
-            if len(spans) >= self._max_spans or record.bytes >= self._largest:
+            if (len(spans) >= self._max_spans or record.bytes >= self._largest) and (
+                not self._has_reserve(record, parent, status)
+            ):
                 self._leave_out(record)
                 continue
             spans[sid] = span
@@ -180,39 +189,49 @@ class Correlator:
             if parent is None:
                 record.count_root(duration, 1)
 
+    def _has_reserve(self, record: Record, parent: Optional[str], status: str) -> bool:
+        """Whether a full trace takes a span nevertheless. Roots are often told last: the first is
+        taken in any case, as without it the trace has neither name nor end."""
+        if parent is None and not record.closed_roots + record.open_roots:
+            return True
+        most = self._max_spans + self._max_spans // _RESERVED_SPANS
+        matters = parent is None or status == "error"
+        return matters and len(record.spans) < most and record.bytes < self._reserve
+
     def _leave_out(self, record: Record) -> None:
         record.left_out += 1
         self.left_out["trace_full"] += 1
 
     def _again(self, record: Record, sid: str, known: bytes, span: bytes) -> None:
-        """A span is told twice: what is better counts from now on."""
-        before, after = unpack_span(sid, known), unpack_span(sid, span)
-        if before == after or better(before, after) is before:
+        """A span is told twice: what both of them say counts from now on."""
+        before = unpack_span(sid, known)
+        after = merged(before, unpack_span(sid, span))
+        if before == after:
             return
         if before.duration_ms is None and after.duration_ms is not None:
             self.services.count(after.src, after.name, after.duration_ms, after.status)
         for told, step in ((before, -1), (after, 1)):
             if told.parent is None:
                 record.count_root(told.duration_ms, step)
-        record.spans[sid] = span
+        record.spans[sid] = span = pack_span(after)
         record.version += 1
         record.bytes += len(span) - len(known)
         self.bytes += len(span) - len(known)
 
     def _take_message(self, message: Message, now: float) -> None:
         record = self._touched(message["tid"], message["src"], now)
-        data = message.get("data")
-        if data and message["type"] == "event" and data.get("level") in ("error", "fatal"):
-            record.error_events += 1
-            record.version += 1
         sid = message.get("sid")
         count, kept = record.notes.get(sid, (0, ()))
-        if not count and (
-            len(record.notes) >= self._max_spans or record.bytes >= self._largest
-        ):
+        note, is_error = pack_note(message), tells_error(message)
+        if is_error:
+            if note in kept:
+                return  # it was sent twice
+            record.error_events += 1
+        if is_error or sid not in record.spans:  # what a summary tells of
+            record.version += 1
+        if not count and (len(record.notes) >= self._max_spans or record.bytes >= self._largest):
             self._leave_out(record)
             return
-        note = pack_note(message)
         size = len(note) + NOTE_BYTES + (0 if count else len(sid or ""))
         if len(kept) == FIRST_NOTES + LAST_NOTES:
             size -= len(kept[FIRST_NOTES]) + NOTE_BYTES
@@ -282,10 +301,14 @@ class Correlator:
         return record.weight
 
     def _settle(self, record: Record) -> None:
-        if record.is_settled or not record.spans:
+        if not (record.spans or record.error_events) or record.settled_version == record.version:
             return
-        record.is_settled = True
-        self.settled["complete" if record.complete else "incomplete"] += 1
+        record.settled_version = record.version
+        if not record.is_settled:
+            record.is_settled = True
+            self.settled["complete" if record.complete else "incomplete"] += 1
+        elif record.is_sent:
+            return
         if self.on_settled is not None:
             self.on_settled(record)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable
@@ -28,11 +29,12 @@ _EDGES = (*[repr(bound / 1000) for bound in BOUNDS_MS], "+Inf")
 _Key = tuple[str, str]
 _Totals = dict[_Key, list[float]]
 #: Where in the totals of a name what stands; the counts of the buckets follow.
-_ERRORS, _SUM, _BUCKETS = 0, 1, 2
+_ERRORS, _SUM, _LEAST, _MOST, _BUCKETS = 0, 1, 2, 3, 4
 
 
 class ServiceStats(NamedTuple):
-    """What is known of the spans of one name. Durations are milliseconds; None without calls."""
+    """What is known of the spans of one name. Durations are milliseconds and estimates; None
+    without calls."""
 
     src: str
     name: str
@@ -84,6 +86,9 @@ class ServiceGraph:
             total = self._new(src, name)
         total[_BUCKETS + bisect_left(BOUNDS_MS, duration_ms)] += 1
         total[_SUM] += duration_ms
+        if not total[_LEAST] <= duration_ms <= total[_MOST]:
+            total[_LEAST] = min(total[_LEAST], duration_ms)
+            total[_MOST] = max(total[_MOST], duration_ms)
         if status == "error":
             total[_ERRORS] += 1
 
@@ -92,7 +97,8 @@ class ServiceGraph:
         if key not in self._totals and len(self._totals) >= self._max_names:
             self.evicted += 1
             key = _OTHERS
-        return self._totals.setdefault(key, [0] * (_BUCKETS + len(BOUNDS_MS) + 1))
+        new = [0, 0, math.inf, -math.inf, *[0] * (len(BOUNDS_MS) + 1)]
+        return self._totals.setdefault(key, new)
 
     def note(self, now: float) -> None:
         """Note the counts down, every `NOTE_SECONDS`."""
@@ -125,7 +131,8 @@ class ServiceGraph:
             earlier = sum(lately.get((src, name), ())[_BUCKETS:])
             rate = 0.0 if since is None or now <= since else (calls - earlier) / (now - since)
             buckets = _difference(counts, oldest.get((src, name), ()))[_BUCKETS:]
-            quantiles = [quantile(buckets, share) for share in (0.5, 0.95, 0.99)]
+            seen = counts[_LEAST], counts[_MOST]
+            quantiles = [quantile(buckets, share, *seen) for share in (0.5, 0.95, 0.99)]
             found.append(
                 ServiceStats(src, name, int(calls), int(counts[_ERRORS]), rate, *quantiles)
             )
@@ -194,11 +201,14 @@ class ServiceGraph:
         ]
 
 
-def quantile(counts: list[float], share: float) -> Optional[float]:
-    """Estimate a quantile out of buckets, evenly filled; milliseconds, None where all are empty.
+def quantile(
+    counts: list[float], share: float, least: float = 0.0, most: float = math.inf
+) -> Optional[float]:
+    """Estimate a quantile out of buckets, evenly filled, but never outside of the least and the
+    most that was seen; milliseconds, None where all are empty.
 
-    >>> quantile([0, 0, 10] + [0] * 15, 0.5)
-    3.75
+    >>> quantile([0, 0, 10] + [0] * 15, 0.5), quantile([0, 0, 10] + [0] * 15, 0.5, most=3.0)
+    (3.75, 3.0)
     """
     rank = share * sum(counts)
     if not rank:
@@ -206,9 +216,9 @@ def quantile(counts: list[float], share: float) -> Optional[float]:
     low, below = 0.0, 0.0
     for high, count in zip(BOUNDS_MS, counts):
         if count and below + count >= rank:
-            return low + (high - low) * (rank - below) / count
+            return min(most, max(least, low + (high - low) * (rank - below) / count))
         low, below = high, below + count
-    return low  # in the last bucket, which has no end
+    return min(most, max(least, low))  # in the last bucket, which has no end
 
 
 def _difference(now: list[float], before: tuple[float, ...]) -> list[float]:

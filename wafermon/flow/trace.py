@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, TypeVar
+
+_T = TypeVar("_T")
 
 
 class Span(NamedTuple):
@@ -47,6 +49,9 @@ class Notes(NamedTuple):
 
 
 _NO_NOTES = Notes()
+#: Of the messages that belong to no known span so many are kept, errors before all others.
+MAX_LOOSE = 50
+ERROR_LEVELS = ("error", "fatal")
 
 
 @dataclasses.dataclass(eq=False)
@@ -79,6 +84,8 @@ class Trace:
         roots: in order of their start: spans without a parent, orphans, and one of each cycle.
         nodes: every span by its id, parents before their children.
         loose_messages: messages of the trace that belong to no known span.
+        loose: some of them, in order of time.
+        error_events: events of level error or fatal, of any span or none.
         left_out: spans and messages for which there was no room.
         complete: its root is closed, and nothing has come for a while.
     """
@@ -89,6 +96,8 @@ class Trace:
     loose_messages: int = 0
     left_out: int = 0
     complete: bool = False
+    loose: tuple[Note, ...] = ()
+    error_events: int = 0
 
     def walk(self) -> Iterator[tuple[int, Node]]:
         """All spans, parents before children, each with its depth."""
@@ -100,8 +109,9 @@ class Trace:
 
     @property
     def start_ms(self) -> int:
-        """When its first span began; 0 without any."""
-        return min((node.span.start_ms for node in self.nodes.values()), default=0)
+        """When its first span began; without any, when its first message was; else 0."""
+        first = min((note.ts for note in self.loose), default=0)
+        return min((node.span.start_ms for node in self.nodes.values()), default=first)
 
     @property
     def end_ms(self) -> float:
@@ -115,15 +125,17 @@ def assemble(
     notes: Optional[Mapping[Optional[str], Notes]] = None,
     left_out: int = 0,
     complete: bool = False,
+    error_events: int = 0,
 ) -> Trace:
     """Build the tree of a trace. The order of the spans does not matter.
 
     Args:
         tid: the trace's id.
-        spans: those that are known; of two with one id the better one counts, see `better`.
+        spans: those that are known; two with one id become one, see `merged`.
         notes: the messages of each span; None for those that name no span.
         left_out: what there was no room for.
         complete: whether nothing more is awaited.
+        error_events: how many events told of an error.
 
     >>> lost = Span("c", "gone", "loader", "insert", 7, 2.0)
     >>> trace = assemble("t", [lost, Span("b", "a", "loader", "parse", 4, 2.0),
@@ -135,7 +147,7 @@ def assemble(
     known: dict[str, Span] = {}
     for span in spans:
         other = known.get(span.sid)
-        known[span.sid] = span if other is None else better(span, other)
+        known[span.sid] = span if other is None else merged(span, other)
     nodes = {
         span.sid: Node(span, notes=notes.get(span.sid, _NO_NOTES))
         for span in sorted(known.values(), key=_order)
@@ -149,14 +161,55 @@ def assemble(
             roots.append(node)
         else:
             parent.children.append(node)
-    loose = sum(found.total for sid, found in notes.items() if sid not in nodes)
-    return Trace(tid, roots, _preorder(roots), loose, left_out, complete)
+    loose = [found for sid, found in notes.items() if sid not in nodes]
+    return Trace(
+        tid,
+        roots,
+        _preorder(roots),
+        sum(found.total for found in loose),
+        left_out,
+        complete,
+        _some_of([note for found in loose for note in found.events]),
+        error_events,
+    )
 
 
-def better(one: Span, other: Span) -> Span:
-    """Of a span that was told twice: the finished one; of equals always the same one, whichever
-    came first."""
-    return max(one, other, key=lambda span: (span.duration_ms is not None, repr(span)))
+def merged(one: Span, other: Span) -> Span:
+    """A span that was told twice, whichever came first: the finished one counts, then the one with
+    an error, then the longer. What it does not say of `pid`, `kind` and `ctx` comes from the other;
+    it began when the earlier of the two says, as the last frame of some is stamped at the end.
+
+    >>> begun = Span("a", "p", "x", "load", 3, None, "open", None, {"lot": 7})
+    >>> merged(Span("a", None, "x", "load", 3, 9.0), begun)[1:]
+    ('p', 'x', 'load', 3, 9.0, 'ok', None, {'lot': 7})
+    """
+    # What is taken over is not part of the rank: a span that is told again must not change it.
+    first, second = (one, other) if _rank(one) > _rank(other) else (other, one)
+    is_tie = _rank(one) == _rank(other)
+    return first._replace(
+        parent=_either(first.parent, second.parent, is_tie),
+        start_ms=min(one.start_ms, other.start_ms),
+        kind=_either(first.kind, second.kind, is_tie),
+        ctx=_either(first.ctx, second.ctx, is_tie),
+    )
+
+
+def _either(first: _T, second: _T, is_tie: bool) -> _T:
+    """The first unless it is None; in a tie the same one, whichever came first."""
+    if first is None or (is_tie and second is not None and repr(second) > repr(first)):
+        return second
+    return first
+
+
+def _rank(span: Span) -> tuple[bool, bool, float, str, str]:
+    finished = span.duration_ms is not None
+    return finished, span.status == "error", span.duration_ms or 0.0, span.src, span.name
+
+
+def _some_of(notes: list[Note]) -> tuple[Note, ...]:
+    """The first errors, and the first of the others as far as there is room."""
+    notes = sorted(notes, key=lambda note: (note.level not in ERROR_LEVELS, note.ts))[:MAX_LOOSE]
+    return tuple(sorted(notes, key=lambda note: note.ts))
 
 
 def _order(span: Span) -> tuple[int, str]:

@@ -4,9 +4,11 @@ collector, which walks over every tuple and dict that lives long, nothing at all
 from __future__ import annotations
 
 import marshal
+import zlib
+from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
-from wafermon.flow.trace import Note, Notes, Span, Trace, assemble
+from wafermon.flow.trace import ERROR_LEVELS, Note, Notes, Span, Trace, assemble
 from wafermon.message import Message
 
 #: What a trace, a span and a message of one take in memory beside their packed bytes and ids.
@@ -27,11 +29,14 @@ class Record:
         "closed_roots",
         "error_events",
         "is_quiet",
+        "is_sent",
         "is_settled",
+        "is_weighed",
         "left_out",
         "notes",
         "only_src",
         "open_roots",
+        "settled_version",
         "spans",
         "summed",
         "tid",
@@ -48,6 +53,9 @@ class Record:
         self.bytes = TRACE_BYTES + len(tid)
         self.open_roots = self.closed_roots = self.left_out = self.error_events = 0
         self.is_quiet = self.is_settled = False
+        #: Whoever is given settled traces sets these: it has been passed on whole, and looked at.
+        self.is_sent = self.is_weighed = False
+        self.settled_version = -1
         #: The source that it began with; None once there are several.
         self.only_src: Optional[str] = src
         self.version = 0
@@ -82,15 +90,23 @@ class Record:
     def trace(self) -> Trace:
         """Its tree."""
         notes = {sid: _unpack_notes(*found) for sid, found in dict(self.notes).items()}
-        return assemble(self.tid, self.unpacked(), notes, self.left_out, self.complete)
+        return assemble(
+            self.tid, self.unpacked(), notes, self.left_out, self.complete, self.error_events
+        )
 
     def summary(self) -> Summary:
         """It in a few words; worked out once for each change."""
         version, summed = self.version, self.summed
         if summed is None or summed[0] != version:
-            found = summarize(self.tid, self.unpacked())._replace(error_events=self.error_events)
+            found = summarize(self.tid, self.unpacked(), self._loose())
+            found = found._replace(error_events=self.error_events)
             self.summed = summed = (version, found)
         return summed[1]._replace(complete=self.complete)
+
+    def _loose(self) -> list[Note]:
+        """Those of its kept messages that belong to no known span."""
+        found = [kept for sid, kept in dict(self.notes).items() if sid not in self.spans]
+        return [note for kept in found for note in _unpack_notes(*kept).events]
 
 
 class Summary(NamedTuple):
@@ -100,13 +116,13 @@ class Summary(NamedTuple):
         tid: its id.
         name: of its root, or where that is missing, of the span that began first,
         src: and its source.
-        start_ms: when the first span began.
+        start_ms: when the first span began; without any, when the first message was.
         duration_ms: from there to the end of the last closed one; None without such.
         spans: how many; likewise the others.
         errors: spans that ended in one.
         orphans: spans whose parent is missing.
         open: spans that have not ended.
-        services: the sources, sorted.
+        services: the sources of its spans, and of messages that belong to none of them, sorted.
         error_events: events of level error or fatal.
         complete: its root is closed, and nothing has come for a while.
     """
@@ -125,15 +141,19 @@ class Summary(NamedTuple):
     complete: bool = False
 
 
-def summarize(tid: str, spans: list[Span]) -> Summary:
-    """Sum up a trace without building its tree; each span stands once in the list.
+def summarize(tid: str, spans: list[Span], loose: Sequence[Note] = ()) -> Summary:
+    """Sum up a trace without building its tree; each span stands once in the list, and `loose` are
+    the messages that belong to none of them.
 
     >>> spans = [Span("b", "a", "x", "part", 5, 1.0), Span("a", None, "x", "all", 3, 9.0)]
     >>> summarize("t", spans)[:6]
     ('t', 'all', 'x', 3, 9.0, 2)
     """
+    told = {note.src for note in loose}
     if not spans:
-        return Summary(tid, None, None, None, None)
+        began = min((note.ts for note in loose), default=None)
+        only = next(iter(told)) if len(told) == 1 else None
+        return Summary(tid, None, only, began, None, services=tuple(sorted(told)))
     known = {span.sid for span in spans}
     first = min(spans, key=lambda span: (span.parent is not None, span.start_ms, span.sid))
     start = min([span.start_ms for span in spans])
@@ -148,7 +168,7 @@ def summarize(tid: str, spans: list[Span]) -> Summary:
         sum([span.status == "error" for span in spans]),
         sum([span.parent is not None and span.parent not in known for span in spans]),
         len(spans) - len(ends),
-        tuple(sorted({span.src for span in spans})),
+        tuple(sorted({span.src for span in spans} | told)),
     )
 
 
@@ -163,8 +183,14 @@ def unpack_span(sid: str, packed: bytes) -> Span:
     return span
 
 
+def pack_span(span: Span) -> bytes:
+    """The reverse of `unpack_span`."""
+    return marshal.dumps(tuple(span)[1:])
+
+
 def pack_note(message: Message) -> bytes:
-    """Pack a message that belongs to a span, in short."""
+    """Pack a message that belongs to a span, in short. The same message gives the same bytes; of
+    an error the sum of all its data tells it from others with the same words."""
     data = message.get("data") or {}
     level, text = data.get("level"), data.get("msg", data.get("name", data.get("reason")))
     return marshal.dumps(
@@ -174,9 +200,16 @@ def pack_note(message: Message) -> bytes:
             message["type"],
             level[:NOTE_CHARS] if type(level) is str else None,
             text[:NOTE_CHARS] if type(text) is str else None,
-        )
+            zlib.crc32(repr(data).encode("utf-8", "replace")) if tells_error(message) else None,
+        ),
+        2,  # later versions of the format depend on who else holds a text
     )
 
 
+def tells_error(message: Message) -> bool:
+    """Whether a message is an event that tells of an error."""
+    return message["type"] == "event" and (message.get("data") or {}).get("level") in ERROR_LEVELS
+
+
 def _unpack_notes(count: int, packed: tuple[bytes, ...]) -> Notes:
-    return Notes(count, tuple([Note(*marshal.loads(one)) for one in packed]))  # noqa: S302 - as above
+    return Notes(count, tuple([Note(*marshal.loads(one)[:5]) for one in packed]))  # noqa: S302 - as above

@@ -55,25 +55,21 @@ def self_ms(node: Node) -> Optional[float]:
 
 
 def skew_ms(node: Node, parent: Optional[Node]) -> Optional[float]:
-    """How far a span lies where it cannot be, by the clock of its parent; None where it fits.
+    """How far a span lies outside of its parent, which tells of another clock; None where it fits.
 
-    Below 0 it begins before its parent. Above 0 it ends after it, though it is short enough to
-    fit in and began there; one of the same source does that on purpose, as does a producer or
-    consumer.
+    Below 0 it begins before its parent. Above 0 it ends after it, or where it is open, it begins
+    after its end. One of the same source has the same clock, and goes on later on purpose, as a
+    producer or consumer does.
     """
-    if parent is None:
+    if parent is None or node.span.src == parent.span.src:
         return None
     early = node.span.start_ms - parent.span.start_ms
     if early < -ROUNDING_MS:
         return float(early)
-    mine, its = node.span.duration_ms, parent.span.duration_ms
-    if mine is None or its is None or mine > its or node.span.src == parent.span.src:
+    if parent.span.duration_ms is None or node.span.kind in _APART:
         return None
     late = node.span.end_ms - parent.span.end_ms
-    began_within = node.span.start_ms <= parent.span.end_ms
-    if late > ROUNDING_MS and began_within and node.span.kind not in _APART:
-        return late
-    return None
+    return late if late > ROUNDING_MS else None
 
 
 def critical_path(trace: Trace) -> dict[str, float]:
@@ -138,20 +134,23 @@ def error_path(trace: Trace) -> list[str]:
 
 
 def services(trace: Trace) -> list[Service]:
-    """The sources of a trace, the one with the most time of its own first."""
+    """The sources of a trace, the one with the most time of its own first; among them those of
+    messages that belong to no span."""
     totals: dict[str, list[float]] = {}
     for node in trace.nodes.values():
         total = totals.setdefault(node.span.src, [0, 0, 0.0])
         total[0] += 1
         total[1] += node.span.status == "error"
         total[2] += self_ms(node) or 0.0
+    for note in trace.loose:
+        totals.setdefault(note.src, [0, 0, 0.0])
     found = [Service(src, int(n), int(errors), own) for src, (n, errors, own) in totals.items()]
     return sorted(found, key=lambda service: (-service.self_ms, service.src))
 
 
 def gaps(trace: Trace, least_ms: float) -> list[Gap]:
     """The stretches of at least so many milliseconds between two spans of one parent, or two
-    roots, in which neither of them ran.
+    roots, in which neither of them ran; spans whose clock differs are passed over.
 
     >>> from wafermon.flow.trace import Span, assemble
     >>> spans = [Span("a", None, "x", "in", 0, 5.0), Span("b", None, "y", "out", 9, 1.0)]
@@ -160,7 +159,8 @@ def gaps(trace: Trace, least_ms: float) -> list[Gap]:
     """
     found = list(_between(None, trace.roots, least_ms))
     for sid, node in trace.nodes.items():
-        found += _between(sid, node.children, least_ms)
+        children = [child for child in node.children if skew_ms(child, node) is None]
+        found += _between(sid, children, least_ms)
     return found
 
 

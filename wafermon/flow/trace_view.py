@@ -41,11 +41,13 @@ def trace_object(trace: Trace) -> dict[str, Any]:
     closed = any(node.span.duration_ms is not None for node in trace.nodes.values())
     return {
         "tid": trace.tid,
-        "start_ms": trace.start_ms if trace.nodes else None,
+        "start_ms": trace.start_ms if trace.nodes or trace.loose else None,
         "duration_ms": trace.end_ms - trace.start_ms if closed else None,
         "complete": trace.complete,
         "roots": len(trace.roots),
+        "error_events": trace.error_events,
         "loose_messages": trace.loose_messages,
+        "loose": [note._asdict() for note in trace.loose],
         "left_out": trace.left_out,
         "critical_path": list(critical),
         "error_path": error_path(trace),
@@ -71,7 +73,7 @@ def chosen(
 
     Args:
         summaries: to choose from.
-        src: a source of any of its spans.
+        src: a source of any of its spans, or of a message that belongs to none of them.
         min_ms: it took at least so long.
         errors: a span of it ended in an error, or an event told of one.
         text: stands in its id, the name of its root or a source, whatever the case.
@@ -117,7 +119,7 @@ def message_of(trace: Trace, summary: Summary, src: str, now_ms: int) -> Message
     ('error', 'x load took 9 ms: 1 span of 1 source, 1 with an error; not complete')
     """
     found = trace_object(trace)
-    spans, _ = found.pop("spans"), found.pop("gaps")
+    spans, _, _ = found.pop("spans"), found.pop("gaps"), found.pop("loose")
     paths = set(found.pop("critical_path")) | set(found["error_path"])
     ctx = {
         **found,
@@ -199,11 +201,13 @@ def _words(summary: Summary) -> str:
         (summary.errors, "with an error"),
         (summary.orphans, "without its parent"),
         (summary.open, "open"),
+        (summary.error_events, "events of an error"),
     ):
         if count:
             parts.append(f"{count} {what}")
     end = "" if summary.complete else "; not complete"
-    return f"{summary.src} {_cut(summary.name)}{took}: {', '.join(parts)}{end}"
+    name = "no span" if summary.name is None else _cut(summary.name)
+    return f"{summary.src or 'several sources'} {name}{took}: {', '.join(parts)}{end}"
 
 
 def _counted(count: int, noun: str) -> str:

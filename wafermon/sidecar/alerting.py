@@ -7,13 +7,14 @@ import functools
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from wafermon.delivery import Pipeline
 from wafermon.delivery.account import REROUTED
 from wafermon.errors import ConfigError
-from wafermon.flow.alert_checks import BackendDown, Deadline, Drops, JobTrouble
+from wafermon.flow.alert_checks import BackendDown, Drops, JobTrouble
+from wafermon.flow.alert_deadline import Deadline
 from wafermon.flow.alert_parts import Moment, Rule
 from wafermon.flow.alert_rules import ALERTS, Events, MetricLimit, Silence
 from wafermon.flow.alerts import FIRING, Alerts, Change, Plan
@@ -52,7 +53,8 @@ class Alerting:
         self._stood = 0.0
         self._sources: Optional[_Sources] = None
         self._outcomes = Outcomes()
-        self._untold: deque[Change] = deque()
+        #: What is still to be told, each with what it sets off: a reload may take that away.
+        self._untold: deque[tuple[Change, list[Runner]]] = deque()
         self._runners: dict[str, list[Runner]] = {}
         #: Those of rules that are gone: what they have still to do they do.
         self._leaving: list[Runner] = []
@@ -73,7 +75,10 @@ class Alerting:
         self._loop.call_soon(self._tick)
 
     def follow(self, rules: Mapping[str, schema.AlertRule]) -> None:
-        """Go on by other rules; those that are equal but for their actions keep their state."""
+        """Go on by other rules; those that are equal but for their actions keep their state.
+
+        Who was told by a rule that something is wrong is told when a reload ends that.
+        """
         if self._sources is None:
             return
         make = self._sources.rule
@@ -81,7 +86,12 @@ class Alerting:
             name: Plan(dataclasses.replace(rule, **_NO_ACTIONS), functools.partial(make, rule))
             for name, rule in rules.items()
         }
-        self.alerts.follow(plans, self._moment())
+        changes = self.alerts.follow(plans, self._moment())
+        self._await([change for change in changes if change.state != FIRING])
+        self._take_actions(rules)
+        self._await([change for change in changes if change.state == FIRING])
+
+    def _take_actions(self, rules: Mapping[str, schema.AlertRule]) -> None:
         before, self._runners = self._runners, {
             name: self._runners[name]
             if name in self._runners and _actions_of(self._rules[name]) == _actions_of(rule)
@@ -91,7 +101,8 @@ class Alerting:
         for name, runners in before.items():
             if self._runners.get(name) is not runners:
                 self._leaving += runners
-        self._leaving = [runner for runner in self._leaving if not runner.is_idle]
+        needed = [runner for _, runners in self._untold for runner in runners]
+        self._leaving = [r for r in self._leaving if not r.is_idle or r in needed]
         self._rules = rules
 
     def stop(self) -> None:
@@ -113,20 +124,23 @@ class Alerting:
 
     def _tick(self) -> None:
         self._loop.call_later(_EVERY_SECONDS, self._tick)
-        idle = not self._untold
-        self._untold += self.alerts.check(self._moment())
-        if idle:
-            self._tell()
+        self._await(self.alerts.check(self._moment()))
+
+    def _await(self, changes: Sequence[Change]) -> None:
+        """Tell these after those that are not told yet."""
+        if changes and not self._untold:
+            self._loop.call_soon(self._tell)
+        self._untold += [(change, self._runners.get(change.name, [])) for change in changes]
 
     def _tell(self) -> None:
         """Tell some at a time: a line that is cut may silence hundreds at once."""
         count = min(len(self._untold), _TOLD_AT_ONCE)
-        changes = [self._untold.popleft() for _ in range(count)]
+        taken = [self._untold.popleft() for _ in range(count)]
         if self._untold:
             self._loop.call_later(_PAUSE_SECONDS, self._tell)
-        told = [Told(change, event_of(change)) for change in changes]
-        for one in told:
-            for runner in self._runners.get(one.change.name, ()):
+        told = [Told(change, event_of(change)) for change, _ in taken]
+        for one, (_, runners) in zip(told, taken):
+            for runner in runners:
                 runner.put(one)
         if told and self._sources is not None:
             self._sources.pipeline.submit(Batch.join([one.event for one in told]))

@@ -276,7 +276,11 @@ def check(config: schema.Config) -> None:
     Raises:
         ConfigError: with every fault.
     """
-    routes(config)
-    dead_letters(config)
-    router(config)
-    alerting.check(config.alerts)
+    faults: list[str] = []
+    for part in (routes, dead_letters, router, lambda config: alerting.check(config.alerts)):
+        try:
+            part(config)
+        except ConfigError as error:
+            faults += error.faults
+    if faults:
+        raise ConfigError(faults)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 
 from wafermon.sidecar.words import MAX_ECHO, quoted
 
+#: Stands for a value that is not shown, so that nobody takes it for one: it is a fault to load it.
+MASK = "${MASKED:?put the real value here}"
 _MAX_MESSAGE = 200
 _REFERENCE = re.compile(
     r"""\$\$                                # one dollar sign

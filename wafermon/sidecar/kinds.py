@@ -216,6 +216,10 @@ class Secret(Text):
     """Text that is never shown."""
 
 
+class Word(Text):
+    """A word of a command: of one, all but the first may be a secret."""
+
+
 class Mode(Kind):
     """Permission bits, written as a string of octal digits as for chmod.
 

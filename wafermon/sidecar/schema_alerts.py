@@ -15,9 +15,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Optional, Union
 
+from wafermon.flow.alert_parts import is_own
 from wafermon.message import LEVELS, MAX_NAME_CHARS
 from wafermon.sidecar.fields import setting
-from wafermon.sidecar.kinds import Choice, Integer, Number, Seconds, Several, Text
+from wafermon.sidecar.kinds import Choice, Integer, Number, Seconds, Several, Text, Word
 
 _YEAR = 365 * 86_400
 _HUGE = 1e15
@@ -45,7 +46,7 @@ class Actions:
     """What is done when an alert fires and when it resolves, beside the event."""
 
     exec: tuple[str, ...] = setting(
-        Several(Text("a word", r".{0,4096}")),
+        Several(Word("a word", r".{0,4096}")),
         None,
         "A command and its arguments, run without a shell, with `WAFERMON_ALERT_NAME`, `_STATE` and"
         " `_MESSAGE` in its environment; null = none.",
@@ -200,6 +201,11 @@ def weekdays(text: str) -> frozenset[int]:
 def wrong_rules(rules: Mapping[str, AlertRule]) -> Iterator[str]:
     """Faults of rules that are fine key by key."""
     for name, rule in rules.items():
+        if isinstance(rule, Silence) and is_own(rule.source):
+            yield (
+                f"alerts.{name}.source: the sidecar's own sources, wafermon.*, speak only when"
+                " there is something to tell, so nothing can wait for them"
+            )
         if not isinstance(rule, MetricLimit):
             continue
         if rule.above is None and rule.below is None:

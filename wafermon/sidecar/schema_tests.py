@@ -8,6 +8,7 @@ from typing import Any, Optional
 
 from wafermon.sidecar.fields import setting, table
 from wafermon.sidecar.formats import Document, Trap
+from wafermon.sidecar.interpolate import MASK
 from wafermon.sidecar.kinds import Kind, Several, Text
 from wafermon.sidecar.words import quoted
 
@@ -54,6 +55,8 @@ def _check(value: object) -> None:
         raise ValueError(f"YAML reads {key.shown} as {key.why}: quote it")
     if isinstance(value, _Key) and not isinstance(key, str):
         raise ValueError(f"expected keys of text, got {quoted(str(key))}: quote it")
+    if key == MASK:
+        raise ValueError("a value is masked: put the real one there")
     if not (key is None or isinstance(key, (str, bool, int, float))):
         raise ValueError(f"JSON has no {type(key).__name__}: quote it")
 

@@ -60,7 +60,9 @@ class SettledTraces:
         self._thread: Optional[threading.Thread] = None
         self._ending = False
         #: Traces that were routed, and those that were not, by why.
-        self.outcomes = {"routed": 0, "sampled": 0, "overflow": 0, "internal_error": 0}
+        self.outcomes = {
+            "routed": 0, "sampled": 0, "overflow": 0, "internal_error": 0, "stop": 0,
+        }  # fmt: skip
         correlator.on_settled = self.take
 
     def follow(self, config: Traces) -> None:
@@ -82,17 +84,30 @@ class SettledTraces:
         self._loop.call_soon(self._note)
 
     def stop(self) -> None:
-        """End; what waits is given up. Twice is harmless, and so is without `start`."""
-        self._ending = True
+        """End; what waits is given up and counted. Twice is harmless, and so is without `start`."""
+        first, self._ending = not self._ending, True
         self._some.set()
         self._taken.set()
         if self._thread is not None:
             self._thread.join(1.0)
+        if first and self._config.route:
+            self._count_waiting()
+
+    def _count_waiting(self) -> None:
+        """Count what a stop keeps from being routed: open, not quiet yet, or not taken up."""
+        unsettled = [
+            record
+            for record in self._correlator.records()
+            if not record.is_settled and (record.spans or record.error_events)
+        ]
+        waiting = self.outcomes["stop"] = len(unsettled) + len(self._waiting)
+        if waiting:
+            log.info("%d traces were not settled at the stop and are not routed whole", waiting)
 
     def take(self, record: Record) -> None:
         """A trace has settled. What nobody asks for is passed over: a trace of one source that is
-        not to be routed."""
-        if not self._config.route and record.only_src is not None:
+        not to be routed, or one that goes on after its calls have been counted."""
+        if not self._config.route and (record.only_src is not None or record.is_weighed):
             return
         if len(self._waiting) >= MAX_WAITING or self._waiting_bytes >= MAX_WAITING_BYTES:
             self.outcomes["overflow"] += 1
@@ -129,15 +144,18 @@ class SettledTraces:
                     self._hand_over(frames, submit)
 
     def _frames(self, record: Record) -> list[bytes]:
-        spans = record.unpacked()
-        if record.only_src is None:
-            self._correlator.services.add_calls(spans)
+        if record.is_sent:  # it has settled twice while it waited
+            return []
+        again, record.is_weighed = record.is_weighed, True
+        if record.only_src is None and not again:
+            self._correlator.services.add_calls(record.unpacked())
         config, summary = self._config, record.summary()
         if not config.route:
             return []
         if not is_kept(summary, config.keep):
-            self.outcomes["sampled"] += 1
+            self.outcomes["sampled"] += not again
             return []
+        record.is_sent = True
         message = message_of(record.trace(), summary, OWN_SOURCE, int(self._clock() * 1000))
         return [encode(message)]
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from wafermon.flow.redact import REDACTED, Redactor
+from wafermon.message import Batch
 from wafermon.sidecar.fields import key_of
+from wafermon.sidecar.interpolate import MASK
 from wafermon.sidecar.kinds import (
     Bytes,
     Kind,
@@ -18,14 +22,15 @@ from wafermon.sidecar.kinds import (
     Table,
     Text,
     Variant,
+    Word,
 )
 from wafermon.sidecar.schema import Config
 from wafermon.sidecar.schema_tests import Payload
 from wafermon.sidecar.words import seconds, size
 
-MASK = "***"
-
-_ADDRESS = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^/?#\s]*@)?(?P<rest>\S*)")
+_ADDRESS = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)(?P<user>[^/?#\s]*@)?(?P<host>[^/?#\s]*)(?P<rest>\S*)"
+)
 
 
 class Commented(dict[str, Any]):
@@ -40,7 +45,8 @@ class Written:
     """What `document` made.
 
     Attributes:
-        document: mappings, lists and scalars, with comments; the loader takes it.
+        document: mappings, lists and scalars, with comments; the loader takes it, unless something
+            is masked.
         masked: paths of the values that are not shown.
     """
 
@@ -52,14 +58,17 @@ class Written:
 def effective(config: Config) -> Written:
     """A configuration with all that it means, but for what is secret.
 
-    The values of headers, and in addresses a user and what follows `?`, are `***`.
+    Masked are the values of headers, in addresses a user and all after the host, of commands all
+    words but the first, and in tests what any redaction hides.
 
     >>> from wafermon.sidecar.schema import Http
-    >>> config = Config(backends={"web": Http(url="http://bob:pw@fab/in?key=1")})
+    >>> config = Config(backends={"web": Http(url="http://fab/in?key=1")})
     >>> effective(config).document["backends"]["web"]["url"]
-    'http://***@fab/in?***'
+    'http://fab/${MASKED:?put the real value here}'
     """
-    walk = _Walk(shows_all=False)
+    rules = [rule for rules in config.routing.values() for rule in rules]
+    hidden = {*config.sidecar.redact, *(path for rule in rules for path in rule.redact)}
+    walk = _Walk(shows_all=False, hidden=sorted(hidden))
     return Written(walk.fields("", Config, _values(config)), walk.masked)
 
 
@@ -86,10 +95,12 @@ class _Walk:
 
     Args:
         shows_all: secrets, of which a default has none, and what each key means.
+        hidden: dotted paths of what is not shown of messages.
     """
 
-    def __init__(self, shows_all: bool) -> None:
+    def __init__(self, shows_all: bool, hidden: Sequence[str] = ()) -> None:
         self._shows_all = shows_all
+        self._redactor = Redactor(hidden)
         self.masked: list[str] = []
 
     def fields(self, path: str, cls: Any, values: Mapping[str, Any]) -> Commented:
@@ -110,9 +121,11 @@ class _Walk:
     def value(self, path: str, kind: Kind, value: Any) -> Any:
         """A value as it stands in a file."""
         if isinstance(kind, Payload):
-            return value
+            return self.payload(path, value)
         if isinstance(kind, Table):
             return {k: self.value(f"{path}.{k}", kind.item, v) for k, v in value.items()}
+        if isinstance(kind, Several) and isinstance(kind.item, Word) and not self._shows_all:
+            return [self.word(f"{path}[{i}]", kind.item, v, i) for i, v in enumerate(value)]
         if isinstance(kind, Several):
             return [self.value(f"{path}[{i}]", kind.item, v) for i, v in enumerate(value)]
         if dataclasses.is_dataclass(value):
@@ -120,15 +133,31 @@ class _Walk:
             return _typed(value, inside) if isinstance(kind, Variant) else inside
         return self.scalar(path, kind, value)
 
+    def payload(self, path: str, message: Mapping[str, Any]) -> Any:
+        """A message of a test, without what is hidden."""
+        line = json.dumps(message).encode() + b"\n"
+        clean = self._redactor.apply(Batch(line)).raw
+        if clean == line:
+            return message
+        self.masked.append(path)
+        return json.loads(clean.replace(json.dumps(REDACTED).encode(), json.dumps(MASK).encode()))
+
+    def word(self, path: str, kind: Word, text: str, index: int) -> str:
+        """A word of a command."""
+        if index:
+            self.masked.append(path)
+        return MASK if index else str(self.scalar(path, kind, text))
+
     def scalar(self, path: str, kind: Kind, value: Any) -> Any:
         """A plain value, in the form in which its kind reads it."""
-        if not self._shows_all and isinstance(value, str) and isinstance(kind, Text):
-            shown = MASK if isinstance(kind, Secret) else _ADDRESS.sub(_masked, value)
-            if shown != value:
-                self.masked.append(path)
-            value = shown
         if isinstance(value, str):
-            return value.replace("$", "$$")  # else a variable is looked for
+            plain = value.replace("$", "$$")  # else a variable is looked for
+            if self._shows_all or not isinstance(kind, Text):
+                return plain
+            shown = MASK if isinstance(kind, Secret) else _ADDRESS.sub(_masked, plain)
+            if shown != plain:
+                self.masked.append(path)
+            return shown
         if isinstance(kind, Mode):
             return f"{value:04o}"
         if isinstance(kind, (Seconds, Bytes)):
@@ -158,6 +187,7 @@ def _typed(value: Any, inside: Commented) -> Commented:
 
 
 def _masked(match: re.Match[str]) -> str:
+    """An address; also a path may be a secret, as those of web hooks are."""
     user = f"{MASK}@" if match["user"] else ""
-    rest, question, _ = match["rest"].partition("?")
-    return f"{match['scheme']}{user}{rest}{f'?{MASK}' if question else ''}"
+    rest = match["rest"] if match["rest"] in ("", "/") else f"/{MASK}"
+    return f"{match['scheme']}{user}{match['host']}{rest}"

@@ -24,9 +24,9 @@ def traces(correlator: Correlator) -> Page:
     def page(request: Request) -> Response:
         try:
             least = _milliseconds(request.last("min_ms"))
+            errors = _flag("errors", request.last("errors"))
         except ValueError as error:
             return refusal(str(error))
-        errors = (request.last("errors") or "0") not in ("0", "false", "no")
         records = correlator.records()[::-1]
         wanted = (request.last("src"), least, errors, request.last("q"))
         head = {"remembered": len(records), "evicted": dict(correlator.evicted)}
@@ -97,6 +97,14 @@ def _milliseconds(text: Optional[str]) -> Optional[float]:
     if value is None or 0 <= value < math.inf:
         return value
     raise ValueError(f"min_ms: expected milliseconds, got {(text or '')[:60]!r}")
+
+
+def _flag(name: str, text: Optional[str]) -> bool:
+    if text in ("1", "true", "yes"):
+        return True
+    if text in (None, "", "0", "false", "no"):
+        return False
+    raise ValueError(f"{name}: expected 1 or 0, got {(text or '')[:60]!r}")
 
 
 def _unknown(text: str, tids: list[str]) -> str:
