@@ -57,6 +57,52 @@ def test_pages(admin):
     assert ask(admin, "HEAD") == (200, b"")
 
 
+def raw(admin, request):
+    host, port = admin.address.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        sock.sendall(request)
+        return sock.makefile("rb").read()
+
+
+@pytest.mark.parametrize("request_, status", [
+    (b"GET /hi HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\nHost: evil.example\r\n\r\n", b"400"),
+    (b"GET /hi HTTP/1.1\r\nConnection: close\r\n\r\n", b"400"),
+    (b"GET http://evil.example/hi HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\n\r\n", b"421"),
+    (b"GET http://localhost/hi HTTP/1.1\r\nConnection: close\r\nHost: localhost\r\n\r\n", b"200"),
+    (b"POST /hi HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"421"),
+    (b"FOO /hi HTTP/1.1\r\nHost: localhost\r\n\r\n", b"405"),
+    (b"TRACE /hi HTTP/1.0\r\n\r\n", b"405"),
+    (b"GET /hi HTTP/1.0\r\n\r\n", b"200"),
+])
+def test_what_is_asked_must_be_asked_of_us(admin, request_, status):
+    assert raw(admin, request_).split(b" ")[1] == status
+
+
+@pytest.mark.parametrize("coding, packed", [
+    ("gzip", True), ("deflate, gzip;q=0.5", True), ("gzip;q=0, identity;q=1", False),
+    ("gzip; q=0.0", False), ("identity", False), ("xgzip", False),
+])
+def test_who_does_not_take_gzip_gets_none(admin, coding, packed):
+    connection = http.client.HTTPConnection(admin.address, timeout=10)
+    connection.request("GET", "/long", headers={"Accept-Encoding": coding})
+    answer = connection.getresponse()
+    assert (answer.headers["Content-Encoding"] == "gzip") is packed
+    answer.read()
+    connection.close()
+
+
+def test_who_connects_and_asks_nothing_keeps_nobody_out(admin):
+    from wafermon.net import admin as module
+
+    host, port = admin.address.split(":")
+    held = [socket.create_connection((host, int(port))) for _ in range(module.MAX_CLIENTS + 5)]
+    for sock in held:
+        sock.sendall(b"GET /h")
+    assert ask(admin) == (200, b"[]")
+    for sock in held:
+        sock.close()
+
+
 def test_a_page_answers_for_what_is_below_it(admin):
     assert ask(admin, path="/below/a%20b?c=1") == (200, b"a b")
     assert ask(admin, path="/below/a/b")[0] == 404

@@ -188,11 +188,20 @@ class _HttpServer(http.server.ThreadingHTTPServer):
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if len(self._waiting) + len(self._answering) >= MAX_CLIENTS:
+        if len(self._waiting) + len(self._answering) >= MAX_CLIENTS and not self._make_room():
             self.shutdown_request(request)  # never wait here: this thread also ends the server
             return
         self._waiting[request] = time.monotonic() + TIMEOUT_SECONDS
         super().process_request(request, client_address)
+
+    def _make_room(self) -> bool:
+        """Drop who has been about to ask for longest: whoever connects and says nothing must not
+        keep a supervisor from `/livez`."""
+        for request in list(self._waiting):
+            if self._waiting.pop(request, None) is not None:
+                _hang_up(request)
+                return True
+        return False
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -212,11 +221,15 @@ class _HttpServer(http.server.ThreadingHTTPServer):
         for request, deadline in list(self._waiting.items()):
             if deadline < now:
                 self._waiting.pop(request, None)
-                with contextlib.suppress(OSError):
-                    request.shutdown(socket.SHUT_RDWR)
+                _hang_up(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         log.debug("an admin request failed", exc_info=True)
+
+
+def _hang_up(request: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        request.shutdown(socket.SHUT_RDWR)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -235,10 +248,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _answer(self) -> Response:
         self.server.asked(self.connection)
-        if not self.server.gate.knows(self.headers.get("Host", "localhost")):
+        url = urllib.parse.urlsplit(self.path)
+        hosts = self.headers.get_all("Host", [])
+        if len(hosts) > 1 or (not hosts and self.request_version != "HTTP/1.0"):
+            return Response(b"expected one Host header\n", status=400)
+        if not all(map(self.server.gate.knows, [*hosts, *filter(None, [url.netloc])])):
             return Response(b"this sidecar is not asked for by that name, see "
                             b"sidecar.health.hosts\n", status=421)
-        url = urllib.parse.urlsplit(self.path)
+        if self.command not in ("GET", "HEAD"):  # all there is can only be read
+            self.close_connection = True
+            allow = {"Allow": "GET, HEAD"}
+            return Response(b"only GET and HEAD\n", status=405, headers=allow)
         headers = {name.lower(): value for name, value in self.headers.items()}
         if not self.server.gate.admits(url.path, headers, self.server.server_port):
             return self._login(url)
@@ -250,7 +270,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             known = "\n".join(sorted(self.server.pages))
             return Response(f"there is no such page; there are:\n{known}\n".encode(), status=404)
         try:
-            query = urllib.parse.parse_qs(url.query)
+            query = urllib.parse.parse_qs(url.query, keep_blank_values=True)
             return page(Request(query, urllib.parse.unquote(rest), headers))
         except Exception:
             log.exception("the admin page %s failed", url.path[:100])
@@ -266,21 +286,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                  b"Authorization: Bearer ...\n")  # fmt: skip
         return Response(words, status=401, headers={"WWW-Authenticate": "Bearer"})
 
-    def _refuse_method(self) -> None:
-        """All there is can only be read."""
-        self.server.asked(self.connection)
-        answer = Response(b"only GET and HEAD\n", status=405, headers={"Allow": "GET, HEAD"})
-        self.close_connection = True
-        self._send(answer, with_body=True)
-
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = _refuse_method
+    def __getattr__(self, name: str) -> Any:
+        """Methods of any other name are answered, too: with what may be asked."""
+        if name.startswith("do_"):
+            return self.do_GET
+        raise AttributeError(name)
 
     def _send(self, response: Response, with_body: bool) -> None:
         self.send_response(response.status)
         headers = {**SAFE_HEADERS, "Content-Type": response.content_type, **response.headers}
         body = response.body
         if isinstance(body, bytes):
-            if len(body) >= GZIP_BYTES and "gzip" in self.headers.get("Accept-Encoding", ""):
+            if len(body) >= GZIP_BYTES and _takes_gzip(self.headers.get("Accept-Encoding", "")):
                 body = gzip.compress(body, 1, mtime=0)
                 headers["Content-Encoding"] = "gzip"
             headers["Vary"] = "Accept, Accept-Encoding"
@@ -298,3 +315,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         log.debug("admin: %s %s", self.command, self.path.partition("?")[0][:200])
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Whether a client accepts compressed answers: RFC 9110, 12.5.3; `q=0` says no."""
+    for coding in accepted.lower().split(","):
+        name, _, weight = coding.replace(" ", "").partition(";q=")
+        if name == "gzip":
+            return weight.strip("0.") != "" or weight == ""
+    return False

@@ -47,7 +47,10 @@ def health(
         if pipeline.dead_letters is not None:
             letters = _route(pipeline.dead_letters.route, now)
             answer["dead_letters"] = {**_told(parts.get("dead_letters")), **letters}
-        strict = (request.last("strict") or "0") not in ("0", "false")
+        word = request.last("strict")
+        if word not in (None, "", "0", "1", "false", "true"):
+            return Response(b"strict: expected 0 or 1\n", status=400)
+        strict = word in ("", "1", "true")
         bad = verdict.status == "down" or (strict and verdict.status != "ok")
         return Response.json(answer, 503 if bad else 200)
 
