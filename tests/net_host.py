@@ -35,7 +35,7 @@ class Outlet:
     def joined(self, src):
         self.present.append(src)
 
-    def left(self, src, lived):
+    def left(self, src, lived, in_session):
         self.present.remove(src)
 
     def forget(self, feeder):

@@ -39,8 +39,8 @@ class World:
         self.joined = self.now
         self.presence.joined(src, self.now)
 
-    def leave(self, src="etl"):
-        self.presence.left(src, self.now - self.joined, self.now)
+    def leave(self, src="etl", in_session=False):
+        self.presence.left(src, self.now - self.joined, self.now, in_session)
 
     def once(self, percent, **data):
         """A script that connects for a single message."""
@@ -260,10 +260,35 @@ def test_one_connection_an_update_with_goodbyes():
     for percent in range(0, 60, 10):
         world.join()
         world.tell(percent)
+        assert (world.state(), world.see().runs) == ("running", 1), "it goes on"
         world.goodbye()
         world.leave()
-        assert world.after(40).state() == "running"
-    assert world.after(300).state() == "failed"
+        assert world.after(40).state() == "failed"
+
+
+@pytest.mark.parametrize(("percent", "state"), [(100, "done"), (40, "failed")])
+def test_a_goodbye_ends_a_job_however_short_its_connection_was(percent, state):
+    world = World()
+    world.join()
+    world.tell(percent)
+    world.goodbye()
+    world.after(0.01).leave(in_session=True)
+    assert world.state() == state
+    world.after(60).join()
+    world.tell(1, job_id="other")
+    assert (world.state(), world.see("other").state) == (state, "running"), "it is back for another"
+
+
+@pytest.mark.parametrize(
+    ("lived", "in_session", "state"),
+    [(1.5, True, "died"), (0.1, True, "running"), (1.5, False, "running"), (5.1, False, "died")],
+)
+def test_a_session_is_no_single_message(lived, in_session, state):
+    world = World()
+    world.join()
+    world.tell(30)
+    world.after(lived).leave(in_session=in_session)
+    assert world.after(15).state() == "running" and world.after(1).state() == state
 
 
 def test_several_messages_a_connection():
@@ -469,3 +494,27 @@ def test_whatever_happens_the_books_are_in_order(steps):
             assert seen.started <= seen.updated <= world.now
             assert len(seen.history) <= min(seen.runs, 5)
             assert all(run.duration_s >= 0 for run in seen.history)
+
+
+@pytest.mark.parametrize("ended_ts, seconds, state", [
+    (1_000_500, 1, "done"),       # what was sent before the end, and comes after it
+    (2**53 - 1, 1, "running"),    # an end whose clock ran ahead hides no later run
+    (1_000_000 + 3_600_000, 1, "running"),
+    (1_000_500, 120, "running"),  # too late to have been overtaken
+])
+def test_an_end_hides_what_it_has_overtaken_and_no_more(ended_ts, seconds, state):
+    world = World()
+
+    def tell(ts, **data):
+        line = frame(1, src="etl", type="progress", data={"job_id": "load", **data})
+        message = batch([line.replace(b"1700000000001", b"%d" % ts)])
+        world.jobs.observe(message, world.now)
+
+    tell(ended_ts, percent=100, status="done")
+    world.after(seconds)
+    tell(1_000_000, percent=20)
+    assert world.state() == state
+
+
+def test_no_percent_is_minus_nothing():
+    assert str(progress_of({"data": {"job_id": "load", "percent": -0.0}}).percent) == "0.0"

@@ -131,6 +131,14 @@ def test_goodbye_of_one_of_two():
     assert world.state() == FINISHED
 
 
+def test_a_name_beats_a_pattern_and_a_long_one_a_short_one():
+    world = World(Expected("*", 1), Expected("db-*", 10), Expected("db-1", 30))
+    for src, every in (("db-1", 30), ("db-2", 10), ("etl", 1)):
+        world.tell(src)
+        world.state(src)
+        assert world.see(src).interval_s == every
+
+
 def test_expected_sources():
     world = World(Expected("config-service", 30), Expected("db-*", 10))
     assert world.state("config-service") == LATE and world.see("config-service").last_seen is None

@@ -284,20 +284,50 @@ def test_a_stop_looks_at_its_connections_before_its_deadline(tmp_path, monkeypat
         assert host.server.cut_off == 1
 
 
+def test_a_connection_is_credited_with_so_many_sources(host, monkeypatch):
+    monkeypatch.setattr("wafermon.net.connection.MAX_SOURCES", 2)
+    with host.connect() as link:
+        for src in "abca":
+            link.sendall(b"".join(frames(1, src=src)))
+        eventually(lambda: host.outlet.all.count(b"\n") == 4)
+        assert sorted(host.outlet.present) == ["a", "b"]
+    eventually(lambda: not host.outlet.present)
+
+
 def test_connections_are_told_of_by_their_source(host):
     """Of many that speak in one turn as of one that opens a session, each once."""
     clients = [host.connect() for _ in range(3)]
     for sock, src in zip(clients, ("a", "b", "a")):
         sock.sendall(b"".join(frames(3, src=src)))
     eventually(lambda: sorted(host.outlet.present) == ["a", "a", "b"])
-    clients[0].sendall(b"".join(frames(1, src="other")))
+    clients[0].sendall(b"".join(frames(2, src="other")))  # a connection may carry several
+    eventually(lambda: sorted(host.outlet.present) == ["a", "a", "b", "other"])
     with host.connect() as session, host.connect(), host.connect() as rubbish:
         session.sendall(b'{"v":1,"src":"s","ts":1,"type":"hello","data":{"session":"x"}}\n')
         assert b"welcome" in session.recv(1000)
         assert "s" not in host.outlet.present, "it has said nothing yet"
         session.sendall(b"".join(frames(1, src="s")))
         rubbish.sendall(b"rubbish\n" + b"".join(frames(1, src="r")))
-        eventually(lambda: sorted(host.outlet.present) == ["a", "a", "b", "r", "s"])
+        eventually(lambda: sorted(host.outlet.present) == ["a", "a", "b", "other", "r", "s"])
     for sock in clients:
         sock.close()
+    eventually(lambda: not host.outlet.present)
+
+
+def test_sources_that_share_a_connection_are_each_told_of(host):
+    """Where several connections speak in one turn, too."""
+    busy, release = threading.Event(), threading.Event()
+    one, other = host.connect(), host.connect()
+    for sock, src in ((one, "a"), (other, "b")):
+        sock.sendall(b"".join(frames(1, src=src)))
+    eventually(lambda: sorted(host.outlet.present) == ["a", "b"])
+    host.server.loop.call_soon(lambda: (busy.set(), release.wait(20)))
+    assert busy.wait(20)
+    for sock, src in ((one, "x"), (other, "b")):
+        sock.sendall(b"".join(frames(1, src=src)))
+    release.set()
+    eventually(lambda: sorted(host.outlet.present) == ["a", "b", "x"])
+    one.close()
+    eventually(lambda: host.outlet.present == ["b"])
+    other.close()
     eventually(lambda: not host.outlet.present)

@@ -38,11 +38,12 @@ class Watcher(Protocol):
     """Somebody who is told which sources are connected. Loop thread only; must be quick."""
 
     def joined(self, src: str, now: float) -> None:
-        """The first message of a connection has come, from this source; it is seen by the
+        """The first message of this source on a connection has come; it is seen by the
         observers right after. `now` is monotonic seconds."""
 
-    def left(self, src: str, lived: float, now: float) -> None:
-        """A connection of this source has ended, so many seconds after its first message."""
+    def left(self, src: str, lived: float, now: float, in_session: bool = False) -> None:
+        """A connection of this source has ended, so many seconds after its first message there;
+        whether a `hello` had opened it."""
 
 
 class Pipeline:
@@ -380,14 +381,14 @@ class Pipeline:
         self._feeders.forget(feeder)
 
     def joined(self, src: str) -> None:
-        """A connection has sent its first message."""
+        """The first message of this source on a connection has come."""
         for watcher in self._watchers:
             watcher.joined(src, self._clock())
 
-    def left(self, src: str, lived: float) -> None:
-        """A connection has ended, so many seconds after its first message."""
+    def left(self, src: str, lived: float, in_session: bool = False) -> None:
+        """A connection of this source has ended, so many seconds after its first message there."""
         for watcher in self._watchers:
-            watcher.left(src, lived, self._clock())
+            watcher.left(src, lived, self._clock(), in_session)
 
     def start(self) -> None:
         """Start the delivery threads."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Optional
 
 from wafermon.flow.alert_parts import Finding, Moment, Names
+from wafermon.flow.job_run import DONE, progress_of
 from wafermon.message import Batch
 
 _DAY = datetime.timedelta(days=1)
@@ -59,11 +60,10 @@ class Deadline:
     def observe(self, batch: Batch, moment: Moment) -> None:
         """Notice a job that is done."""
         for message in batch.told.get("progress", ()):
-            data = message["data"]
-            job = data.get("job_id")
-            if type(job) is not str:
+            told = progress_of(message)
+            if told is None:
                 self.bad_payload += 1
-            elif data.get("status") == "done" and self._names.has(job):
+            elif told.status == DONE and self._names.has(told.job_id):
                 self._is_done(moment.unix)
 
     def _is_done(self, now: float) -> None:

@@ -63,7 +63,8 @@ def progress_of(message: Message) -> Optional[Progress]:
     msg = data.get("msg")
     if type(status) is not str or status not in STATUSES or type(msg) not in (str, type(None)):
         return None
-    return Progress(job_id, float(percent), status, None if msg is None else msg[:MAX_MSG_CHARS])
+    percent = float(percent) + 0.0  # -0.0 is 0.0
+    return Progress(job_id, percent, status, None if msg is None else msg[:MAX_MSG_CHARS])
 
 
 class Job:
@@ -87,6 +88,7 @@ class Job:
         "connection_updates",
         "ended",
         "ended_ts",
+        "finished_at",
         "history",
         "job_id",
         "joins",
@@ -133,6 +135,8 @@ class Job:
         #: updates came since that one, and whether others had brought some before.
         self.joins = self.connection_updates = 0
         self.reconnected = False
+        #: When its source had finished last, as the last update came.
+        self.finished_at: Optional[float] = None
 
     def update(self, told: Progress, joins: int, now: float) -> None:
         """Take up what it says of the run."""

@@ -10,10 +10,10 @@ A job is
   and 60 s at least, and for 5 minutes where no gap is known.
 * `running` else.
 
-The end of a connection, or a goodbye, says nothing of a script that connects for each message
-(`wafermon send`, `nc`): it counts only where the connection lived for over 5 s or brought more than
-one update of the job. Where the updates of a run come over several connections, a silence of 3 x
-the usual one is waited for, too.
+The end of a connection says nothing of a script that connects for each message (`wafermon send`,
+`nc`): it counts only where the connection lived for over 5 s, or for over 1 s where a `hello` had
+opened it, or brought more than one update of the job. Where the updates of a run come over several
+connections, a silence of 3 x the usual one is waited for, too.
 
 A run begins with the first update, with one that says `running` after the end of the run before,
 where the percentage falls by 10 or more, to half or less, and where it falls at all when the job
@@ -44,9 +44,12 @@ from wafermon.flow.source import FINISHED, MISSING, Link
 from wafermon.message import Batch, Message
 from wafermon.observe import Family, Sample, family
 
-#: A connection that lived this long is not that of a single message.
-LONG_SECONDS = 5.0
+#: A connection that lived this long is not that of a single message. In a session the peer leaves
+#: as soon as it has its receipt (`wafermon send`); a script stays.
+LONG_SECONDS, LONG_SESSION_SECONDS = 5.0, 1.0
 STALL_GAPS, STALL_LEAST_SECONDS, STALL_UNKNOWN_SECONDS = 3, 60.0, 300.0
+#: For so long after its end a job passes over updates that were sent before it.
+OVERTAKEN_SECONDS = 60
 #: So much later the same word on the same run is a run of its own: some say `done` and no more.
 AGAIN_SECONDS = 10.0
 #: Jobs with a series of their own on /metrics.
@@ -149,14 +152,15 @@ class JobTracker:
             job = Job(*key, now) if before is None else Job(*key, now, before.runs, before.history)
             self._jobs.add(key, job)
         else:
-            if job.ended is not None and told.status == RUNNING and message["ts"] < job.ended_ts:
-                return  # it was sent before the end, and came over another connection
+            if told.status == RUNNING and _was_before(message["ts"], job, now):
+                return  # the end overtook it, over another connection
             if self._is_new_run(job, told, link, now):
                 self._close(job, link)
                 job.begin(now)
                 self._jobs.go_on(key)
             self._jobs.touch(key)
         job.update(told, 0 if link is None else link.joins, now)
+        job.finished_at = None if link is None else link.finished_at
         job.tid = message.get("tid", job.tid)
         if told.status != RUNNING:
             self._end(job, told.status, message["ts"], now)
@@ -275,19 +279,19 @@ class JobTracker:
             if gap is not None:
                 limit = max(STALL_GAPS * gap, STALL_LEAST_SECONDS)
         link = self._presence.link(job.src)
-        lost = None if link is None else self._lost(job, link, still > limit, now)
+        lost = None if link is None else self._lost(job, link, now)
         if lost is not None or still <= limit:
             return lost or _Verdict(RUNNING)
         usual = "" if gap is None else f", its usual gap is {duration(gap)}"
         return _Verdict(STALLED, None, f"no change of percent for {duration(still)}{usual}")
 
-    def _lost(self, job: Job, link: Link, stands: bool, now: float) -> Optional[_Verdict]:
+    def _lost(self, job: Job, link: Link, now: float) -> Optional[_Verdict]:
         """What it means for a job that its source is gone; None where that is not so."""
         since = self._presence.since(job.src, now) or job.updated
-        state, single = self._presence.state(job.src, now), _is_single(job, link)
-        if state == FINISHED:
-            if single and not stands:
-                return None
+        state = self._presence.state(job.src, now)
+        spoke = link.finished_at is not None and link.finished_at != job.finished_at
+        if state == FINISHED or spoke:  # again by now, but of other things
+            since = since if state == FINISHED else link.finished_at or since
             said = f"its source said goodbye at {job.percent:g} %"
             return _Verdict(DONE, since) if job.percent >= 100 else _Verdict(FAILED, since, said)
         patience = self._died_after
@@ -297,7 +301,7 @@ class JobTracker:
             ago = duration(now - job.updated)
             return _Verdict(DIED, since, f"its source is missing; no update for {ago}")
         left_at = link.left_at
-        if link.connections or single or left_at is None or left_at < job.updated:
+        if link.connections or left_at is None or left_at < job.updated or _is_single(job, link):
             return None
         if now <= left_at + patience:
             return None
@@ -344,9 +348,18 @@ class JobTracker:
 
 def _is_single(job: Job, link: Link) -> bool:
     """Whether the connection that ended last was there for a single message."""
-    return link.lived <= LONG_SECONDS and job.connection_updates <= 1
+    long = LONG_SESSION_SECONDS if link.in_session else LONG_SECONDS
+    return link.lived <= long and job.connection_updates <= 1
 
 
 def _succeeded(job: Job) -> Optional[float]:
     ends = [run.started + run.duration_s for run in job.history if run.state == DONE]
     return ends[-1] if ends else None
+
+
+def _was_before(ts: int, job: Job, now: float) -> bool:
+    """Whether an update was sent before the end of its job and comes after it. Not by much, as
+    clocks are set, and one that ran ahead must not hide all later runs."""
+    if job.ended is None or now - job.ended > OVERTAKEN_SECONDS:
+        return False
+    return ts < job.ended_ts <= ts + 1_000 * OVERTAKEN_SECONDS

@@ -15,6 +15,7 @@ from wafermon.flow.capped import Capped
 from wafermon.flow.pattern import any_of, is_pattern
 from wafermon.flow.rhythm import Rhythm
 from wafermon.flow.source import (
+    FINISHED,
     LIVE,
     SLOT_SECONDS,
     SLOTS,
@@ -98,7 +99,9 @@ class Presence:
         expected = list(expected)
         self._missing_after = missing_after
         self._sources.resize(max_sources)
-        self._expected = [(any_of([one.src]), one.every) for one in expected]
+        # As in routing: a name beats a pattern, a longer pattern a shorter one.
+        ranked = sorted(expected, key=lambda one: (is_pattern(one.src), -len(one.src)))
+        self._expected = [(any_of([one.src]), one.every) for one in ranked]
         self._generation += 1
         for one in expected:
             if not is_pattern(one.src) and self._sources.get(one.src) is None:
@@ -127,23 +130,23 @@ class Presence:
                 self._count(src, "event", count)
 
     def joined(self, src: str, now: float) -> None:
-        """A connection has sent its first message."""
+        """The first message of this source on a connection has come."""
         if src.startswith(OWN):
             return
         source = self._sources.get(src) or self._add(src, now)
-        if self._state(source, now)[0] != LIVE:  # and its message will find it live
-            source.live_since = now
+        self._speaks(source, now)
         self._open[src] = self._open.get(src, 0) + 1
         source.joins += 1
 
-    def left(self, src: str, lived: float, now: float) -> None:
-        """A connection has ended, so many seconds after its first message."""
+    def left(self, src: str, lived: float, now: float, in_session: bool = False) -> None:
+        """A connection of this source has ended, so many seconds after its first message there;
+        whether a `hello` had opened it."""
         still = self._open.pop(src, 0) - 1
         if still > 0:
             self._open[src] = still
         source = self._sources.get(src)
         if source is not None:
-            source.left_at, source.lived = now, lived
+            source.left_at, source.lived, source.in_session = now, lived, in_session
             source.leaving = max(0, source.leaving - 1)
 
     def _add(self, src: str, now: float) -> Source:
@@ -166,11 +169,18 @@ class Presence:
 
     def _return(self, source: Source, now: float) -> None:
         """One speaks again after a pause."""
-        if self._state(source, now)[0] != LIVE:
-            source.live_since = now
+        self._speaks(source, now)
         if source.parted:
             source.parted = False
             self._sources.go_on(source.src)
+
+    def _speaks(self, source: Source, now: float) -> None:
+        """One that may not be live is so from now on."""
+        state, since = self._state(source, now)
+        if state == FINISHED:
+            source.finished_at = since
+        if state != LIVE:
+            source.live_since = now
 
     def _count_types(self, batch: Batch, told: dict[str, list[Message]]) -> None:
         """Count by type. Nobody looks into events: they are the rest."""
@@ -244,7 +254,15 @@ class Presence:
         if source is None:
             return None
         connections = self._open.get(src, 0)
-        return Link(connections, source.joins, source.left_at, source.lived, source.parted_at)
+        return Link(
+            connections,
+            source.joins,
+            source.left_at,
+            source.lived,
+            source.in_session,
+            source.parted_at,
+            source.finished_at,
+        )
 
     def counts(self, now: float) -> dict[str, int]:
         """How many sources are in each state. With 10,000 of them it takes some 30 ms."""

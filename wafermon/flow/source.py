@@ -72,15 +72,19 @@ class Link(NamedTuple):
         connections: those that are open,
         joins: those that there ever were.
         left_at: when one ended last, in monotonic seconds; None for never.
-        lived: how long that one lived, in seconds.
+        lived: how long that one lived, in seconds,
+        in_session: and whether a `hello` had opened it.
         parted_at: when its last goodbye came.
+        finished_at: when the last one came after which it was `finished`, before it spoke again.
     """
 
     connections: int
     joins: int
     left_at: Optional[float]
     lived: float
+    in_session: bool
     parted_at: Optional[float]
+    finished_at: Optional[float]
 
 
 class Source:
@@ -98,9 +102,11 @@ class Source:
         "by_type",
         "counts",
         "expected",
+        "finished_at",
         "first",
         "generation",
         "heartbeats",
+        "in_session",
         "joins",
         "last",
         "leaving",
@@ -132,6 +138,8 @@ class Source:
         self.joins = 0
         self.left_at: Optional[float] = None
         self.lived = 0.0
+        self.in_session = False
+        self.finished_at: Optional[float] = None
         #: When it said goodbye, and whether it has said nothing since.
         self.parted_at: Optional[float] = None
         self.parted = False

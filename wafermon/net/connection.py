@@ -10,10 +10,14 @@ from wafermon.wire.codec import Frames
 from wafermon.wire.session import Session, State
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from wafermon.net.door import Door
 
 #: 64 KiB beat 256 KiB nearly always: larger buffers are mapped anew by malloc each time.
 READ_BYTES = 65_536
+#: Sources that one connection is credited with; a link from another sidecar may carry any number.
+MAX_SOURCES = 1_000
 
 
 class Truncated(ConnectionError):
@@ -51,11 +55,13 @@ class Connection:
         "_door",
         "_ended",
         "_expected",
+        "_others",
         "_paused",
         "_pending",
         "_unsent",
         "_watch",
         "_writing",
+        "in_session",
         "origin",
         "session",
         "since",
@@ -71,6 +77,9 @@ class Connection:
         #: Whose first message came, and when; most connections belong to one source.
         self.src = ""
         self.since = 0.0
+        self._others: dict[str, float] = {}  # the same of all others that it carries
+        #: Whether it was opened by a `hello`; known with its first message.
+        self.in_session = False
         session.on_superseded = lambda: self.close("superseded")
         self._door = door
         self._watch = door.watch  # a reload may give the door another one
@@ -146,16 +155,33 @@ class Connection:
                 self.refuse()
                 return
         if batch or batch.rejects:
-            if batch and not self.src:
-                self.belongs_to(next(iter(batch.sources)))
+            if batch:
+                self.carries(batch.sources)
             batch.received_ms = int(now * 1000)
             server.outlet.submit(batch, self)
         if batch.receipt or self.session.greets:
             self.expect(batch.receipt)
 
-    def belongs_to(self, src: str) -> None:
-        """Its first message has come."""
-        self.src, self.since = src, self._door.server.loop.clock()
+    @property
+    def sources(self) -> dict[str, float]:
+        """Whose messages it carried, and when the first one of each came."""
+        return {self.src: self.since, **self._others} if self.src else {}
+
+    def carries(self, sources: Iterable[str]) -> None:
+        """Messages of these sources have come over it."""
+        for src in sources:
+            if src != self.src and src not in self._others:
+                self._credit(src)
+
+    def _credit(self, src: str) -> None:
+        now = self._door.server.loop.clock()
+        if not self.src:
+            self.src, self.since = src, now
+            self.in_session = self.session.state is State.OPENED
+        elif len(self._others) < MAX_SOURCES - 1:
+            self._others[src] = now
+        else:
+            return
         self._door.server.outlet.joined(src)
 
     def expect(self, q: int) -> None:

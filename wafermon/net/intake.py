@@ -182,8 +182,7 @@ class Intake:
             receipts = [(c, c.session.note(numbers, now)) for c, numbers in asked]
             batch.marks = [m for c, _ in asked if (m := c.session.mark) is not None]
         batch.received_ms = int(now * 1000)
-        if not all(connection.src for connection, _ in parts):
-            _name(counted, batch)
+        _credit(counted, batch)
         outlet = self._server.outlet
         outlet.submit(batch, parts[0][0] if len(parts) == 1 else Crowd(counted, batch))
         for connection, q in receipts:
@@ -196,13 +195,23 @@ class Intake:
             connection.take(frames)
 
 
-def _name(counted: Sequence[tuple[Connection, int]], batch: Batch) -> None:
-    """Note to whom each connection belongs whose first messages these are."""
+def _credit(counted: Sequence[tuple[Connection, int]], batch: Batch) -> None:
+    """Note which sources each connection carries. Who sent what is looked up only where one is new
+    to a connection or to all of them."""
+    if len(counted) == 1:
+        counted[0][0].carries(batch.sources)
+        return
+    known = {connection.src for connection, _ in counted}
+    if "" not in known and known.issuperset(batch.sources):
+        return  # the usual case
+    for connection, _ in counted:
+        known.update(connection.sources)
+    if all(connection.src for connection, _ in counted) and known.issuperset(batch.sources):
+        return
     first = 0
     with contextlib.suppress(RecursionError):  # as in `Feeders.hold_back`; the next one tells
         for connection, count in counted:
-            if not connection.src and count:
-                connection.belongs_to(batch.messages[first]["src"])
+            connection.carries([m["src"] for m in batch.messages[first : first + count]])
             first += count
 
 

@@ -47,10 +47,11 @@ class Outlet(Protocol):
         """That feeder is gone."""
 
     def joined(self, src: str) -> None:
-        """The first message of a connection has come, from this source."""
+        """The first message of this source on a connection has come."""
 
-    def left(self, src: str, lived: float) -> None:
-        """A connection of this source has ended, so many seconds after its first message."""
+    def left(self, src: str, lived: float, in_session: bool) -> None:
+        """A connection of this source has ended, so many seconds after its first message there;
+        whether a `hello` had opened it."""
 
 
 class Server:
@@ -76,7 +77,7 @@ class Server:
     ...     def expect(self, feeder, q): pass
     ...     def forget(self, feeder): pass
     ...     def joined(self, src): pass
-    ...     def left(self, src, lived): pass
+    ...     def left(self, src, lived, in_session): pass
     >>> with Server([Listen(TcpAddress("127.0.0.1", 0))], Print()) as server:
     ...     host, port = server.addresses[0].split(":")
     ...     with socket.create_connection((host, int(port))) as client:
@@ -304,8 +305,8 @@ class Server:
     def closed(self, connection: Connection, reason: str) -> None:
         """A connection ended; called by its door."""
         self.outlet.forget(connection)
-        if connection.src:
-            self.outlet.left(connection.src, self.loop.clock() - connection.since)
+        for src, since in connection.sources.items():
+            self.outlet.left(src, self.loop.clock() - since, connection.in_session)
         self.count_end(reason)
 
     def count_end(self, reason: str) -> None:
