@@ -239,7 +239,8 @@ def test_a_kill_loses_no_dead_letter(start_sidecar, tmp_path, picky):
             sock.sendall(BAD % (b"turn-%d" % turn, 1))
             assert lines.next() == {"v": 1, "type": "ack", "q": 1, "level": "disk"}
             os.kill(sidecar.process.pid, signal.SIGKILL)
-        assert f"turn-{turn}" in letters_of(tmp_path)[-1]["line"]
+        # Not always the last: what was refused before a kill may be refused again.
+        assert any(f"turn-{turn}" in one["line"] for one in letters_of(tmp_path))
         sidecar.process.wait()
         sidecar = start_sidecar(config=config)
 
