@@ -223,3 +223,25 @@ class Canned:
 
     def server(self, port=0):
         return AdminServer("127.0.0.1", port, self.pages())
+
+
+class Odd(Canned):
+    """What senders may well say, though few do."""
+
+    def tail(self, request):
+        words = ["span", "resource panel", "error", "", None]
+        lines = [{"v": 1, "src": "a", "ts": now_ms(), "type": "event", "data": {"level": word, "msg": "m"}} for word in words]
+        lines += [{"v": 1, "src": "a", "ts": now_ms(), "type": word, "data": {}} for word in ("panel", "constructor")]
+        return Response(Lines([json.dumps(line).encode() + b"\n" for line in lines]), "application/x-ndjson")
+
+    def series(self, request):
+        made = [{"name": f"m{k}", "src": "a", "kind": "gauge", "unit": unit, "tags": {}, "value": 0, "points": [[now_ms() - 60_000, value]]}
+                for k, (unit, value) in enumerate([(None, 0), ("furlongs_per_fortnight" * 5, 3)])]
+        return Response.json({"now_ms": now_ms(), "series": made, "total": 2, "evicted": 0})
+
+    def trace(self, request):
+        found = trace(request.rest, self.spans)
+        start = found["start_ms"]
+        found["loose"] = [{"ts": start + 5, "src": "a", "type": "event", "level": "panel", "msg": HOSTILE}]
+        found["spans"][0]["events"] = [{"ts": int(start + k), "src": "b", "type": "event", "level": "info", "msg": "m"} for k in (-30, 30)]
+        return Response.json(found)

@@ -58,6 +58,7 @@ async function axe(page, name) {
 async function hostileNames() {
   const page = await tab(servers.hostile);
   for (const view of Object.keys(VIEWS)) {
+    await page.goto("about:blank"); // or what is waited for may be of the view before
     await page.go(view);
     if (view === "jobs") await page.locator(".row .plain").first().click();
     if (view === "tail") await page.locator(".line-row .plain").first().click();
@@ -73,6 +74,7 @@ async function hostileNames() {
 async function emptyViews() {
   const page = await tab(servers.empty);
   for (const view of Object.keys(VIEWS).filter((name) => !["trace/abc", "backends"].includes(name))) {
+    await page.goto("about:blank");
     await page.go(view, ".empty");
     seen.views[`empty ${view}`] = await page.locator(".empty").first().innerText();
     await axe(page, `empty-${view}`);
@@ -180,6 +182,66 @@ async function calm() {
   await page.close();
 }
 
+/** No cell goes beyond its table, with and without a panel beside it. */
+async function edges() {
+  const found = [];
+  for (const width of [1440, 1280, 1101, 900, 390]) {
+    const page = await tab(servers.normal, { width });
+    for (const view of ["sources", "jobs", "traces", "services"]) {
+      await page.go(view);
+      if (view === "jobs") await page.locator(".row .plain").first().click();
+      found.push(...await page.evaluate((name) => {
+        const right = (node) => node.getBoundingClientRect().right;
+        const beyond = (outer, inner) => [...document.querySelectorAll(outer)].flatMap((box) =>
+          [...box.querySelectorAll(inner)].filter((node) => right(node) > right(box) + 0.5).map((node) => `${name}: ${node.innerText}`));
+        return [...beyond(".table", "[role=cell], [role=columnheader]"), ...beyond(".run-lines", "li > *")];
+      }, `${view} ${width}`));
+    }
+    await page.close();
+  }
+  seen.views.edges = found;
+}
+
+/** Words of senders and odd answers, in the views that show them. */
+async function oddities() {
+  const page = await tab(servers.odd);
+  const texts = (what) => page.locator(what).allInnerTexts();
+  const found = {};
+  await page.go("tail");
+  found.classes = await page.locator(".line-row > .level").evaluateAll((all) => all.map((one) => one.className));
+  await page.go("metrics");
+  found.axis = [await texts(".top-label"), await page.locator(".times").first().evaluate((times) => {
+    const [left, right] = [...times.children].map((one) => new Date(`2000-01-01T${one.innerText}`).getTime());
+    return right - left;
+  })];
+  found.unit = await page.locator(".top-label").evaluateAll((all) => Math.max(...all.map((one) => one.getBoundingClientRect().width)));
+  await page.go("trace/abc");
+  found.state = await page.locator(".state-line").innerText();
+  found.loose = await page.locator(".loose").innerText();
+  await page.locator(".span").first().click();
+  found.times = await texts(".panel .events .num");
+  await page.go("traces?limit=5&sort=Duration:down");
+  found.sorted = await page.getByText("Sorted among").innerText();
+  found.time = await page.evaluate(async () => {
+    const { time } = await import("/web/format.js");
+    const at = (...given) => new Date(...given).getTime();
+    const now = at(2025, 10, 23, 9);
+    return [time(at(2025, 10, 23, 8, 5, 1), now), time(at(2025, 10, 22, 23, 50), now), time(at(2024, 10, 22, 23, 50), now)];
+  });
+  seen.views.oddities = found;
+  await page.close();
+}
+
+/** Without an answer the page says since when it is old, and is grey. */
+async function lost() {
+  const page = await tab(servers.odd, { allowed: (text) => text.includes("ERR_") });
+  await page.go("sources");
+  await page.route("**/api/**", (route) => route.abort());
+  const words = await page.locator(".trouble").innerText();
+  seen.views.lost = { words, opacity: await page.locator(".sources").evaluate((one) => getComputedStyle(one).opacity) };
+  await page.close();
+}
+
 /** What a real sidecar got from real scripts. */
 async function realSidecar() {
   const page = await tab(real.admin);
@@ -221,7 +283,7 @@ const STEPS = [
   () => everyView(servers.normal, 1280, "light", ALL), () => everyView(servers.normal, 1280, "dark", ALL),
   () => everyView(servers.normal, 390, "light", ["sources", "trace/abc", "tail"]), () => everyView(servers.normal, 2560, "light", []),
   hostileNames, emptyViews, () => huge("sources?limit=10000", ".row[aria-rowindex='2']"), () => huge("trace/abc", ".span"),
-  keyboard, addresses, calm, realSidecar,
+  keyboard, addresses, calm, edges, oddities, lost, realSidecar,
 ];
 for (const step of STEPS) {
   await step();

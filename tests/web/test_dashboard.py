@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from support import ROOT, SidecarProcess, eventually
 
 HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(HERE))
-from canned import HOSTILE, Canned
+from canned import HOSTILE, Canned, Odd
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]  # a fixture does it all, in some 30 s
 MISSING = [
@@ -97,10 +98,10 @@ def seen(sidecar, tmp_path_factory):
     artefacts = HERE / "artefacts"
     artefacts.mkdir(exist_ok=True)
     with Canned().server() as normal, Canned(name=HOSTILE).server() as hostile, \
-            Canned(sources=0, jobs=0, traces=0).server() as empty, Canned(sources=10_000, spans=10_000).server() as huge:
+            Odd().server() as odd, Canned(sources=0, jobs=0, traces=0).server() as empty, Canned(sources=10_000, spans=10_000).server() as huge:
         plan = tmp_path_factory.mktemp("plan") / "plan.json"
         plan.write_text(json.dumps({
-            "servers": {"normal": normal.address, "hostile": hostile.address, "empty": empty.address, "huge": huge.address},
+            "servers": {"normal": normal.address, "odd": odd.address, "hostile": hostile.address, "empty": empty.address, "huge": huge.address},
             "real": {"admin": sidecar.ready["admin"], "tcp": sidecar.tcp, "span": SPAN, "hostile": HOSTILE},
             "artefacts": str(artefacts), "hostile": HOSTILE,
         }))
@@ -159,6 +160,27 @@ def test_addresses_say_what_is_seen(seen):
 
 def test_it_keeps_still_and_rests_when_hidden(seen):
     assert seen["views"]["calm"] == {"moved": pytest.approx(0, abs=0.01), "rests": True}
+
+
+def test_no_cell_leaves_its_table(seen):
+    assert seen["views"]["edges"] == []
+
+
+def test_words_of_senders_and_odd_answers(seen):
+    odd = seen["views"]["oddities"]
+    assert sorted(odd["classes"]) == ["clip level"] * 6 + ["clip level level-error"]
+    top, minute = odd["axis"]
+    assert top[0] == "1" and minute == 60_000 and odd["unit"] <= 58
+    assert odd["state"].startswith("● done") and "1 open, 1 in a cycle" in odd["state"]
+    assert "Messages of the trace" in odd["loose"] and "<img src=x" in odd["loose"] and "+5 ms" in odd["loose"]
+    assert odd["times"] == ["\u221230 ms", "+30 ms"]
+    assert odd["sorted"] == "Sorted among the first 5 of 120"
+    assert odd["time"] == ["08:05:01", "22 Nov 23:50", "22 Nov 2024 23:50"]
+
+
+def test_an_old_page_says_so(seen):
+    lost = seen["views"]["lost"]
+    assert re.match(r"Not up to date since \d\d:\d\d:\d\d: the sidecar does not answer", lost["words"]) and lost["opacity"] != "1"
 
 
 def test_real_scripts(seen):

@@ -1,6 +1,7 @@
 // The page: its address says which view is open; whatever changes is drawn in the next frame.
 import { Live, Poll } from "./api.js";
 import { h, render } from "./dom.js";
+import { time } from "./format.js";
 import { nav, statusLine, statusWords } from "./status.js";
 import * as alerts from "./alerts.js";
 import * as backends from "./backends.js";
@@ -44,25 +45,28 @@ function redraw() {
 }
 
 function draw() {
+  const faults = trouble();
+  document.body.classList.toggle("stale", Boolean(faults));
   render(part("top"), statusLine(page));
   render(part("nav"), nav(context.name, page.summary));
   context.summary = page.summary;
   context.now = page.summary?.now_ms ?? context.data?.now_ms ?? Date.now();
   render(part("main"), h("div", { class: `view view-${context.name || "overview"}`, key: context.name },
-    trouble(), context.view.draw(context)));
+    faults, context.view.draw(context)));
 }
 
 function trouble() {
-  if (!context.error || context.error.status === 404) return null;
-  const words = context.error.status ? context.error.message : "the sidecar does not answer";
-  return h("p", { class: "trouble", role: "alert" }, `Not up to date: ${words}`);
+  const { error, at = page.at } = context;
+  if (error?.status === 404 || (!error && page.link !== "lost")) return null;
+  const words = error?.status ? error.message : "the sidecar does not answer";
+  return h("p", { class: "trouble", role: "alert" }, `Not up to date${at ? ` since ${time(at)}` : ""}: ${words}`);
 }
 
 /** Where the address leads: `#/trace/TID?x=1`. */
 function address() {
   const [path, query] = (location.hash.slice(1) || "/").split("?");
   const [name, ...rest] = path.split("/").slice(1);
-  return { name: name in VIEWS ? name : "", rest: decoded(rest.join("/")),
+  return { name: Object.hasOwn(VIEWS, name) ? name : "", rest: decoded(rest.join("/")),
     params: new URLSearchParams(query) };
 }
 
@@ -106,7 +110,7 @@ function follow() {
   if (path === null) return;
   const mine = context;
   poll = new Poll(path, (data) => {
-    Object.assign(mine, { data, error: null });
+    Object.assign(mine, { data, error: null, at: Date.now() });
     if (mine.view.isSettled?.(data)) poll.stop();
     redraw();
   }, (error) => {
@@ -144,6 +148,7 @@ function move(params) {
 
 function heard(summary) {
   page.summary = summary;
+  page.at = Date.now();
   page.rates = [...page.rates, summary?.messages?.per_s ?? 0].slice(-RATES);
   const said = statusWords(summary);
   if (said !== page.said) part("status").textContent = page.said = said;

@@ -23,27 +23,26 @@ export function sparkline(values, label) {
 }
 
 /**
- * @param lines of {name, points: [[ms, value], ...]}
- * @param about what is drawn: begins the text alternative
- * @param show  writes a value
- * @param floor the lowest value that the axis shows in any case
+ * `lines` of {name, points: [[ms, value], ...]}; `about` begins the text alternative; `show` writes
+ * a value.
  */
-export function lineChart({ lines, about, show = number, floor = 0 }) {
+export function lineChart({ lines, about, show = number }) {
   const drawn = lines.slice(0, MAX_LINES).map((line) => ({ ...line, points: good(line.points) }));
   const all = drawn.flatMap((line) => line.points);
   if (!all.length) return h("p", { class: "quiet chart-none" }, "no values yet");
-  const [left, right] = bounds(all.map((point) => point[0]), 1000);
-  const [low, high] = bounds([...all.map((point) => point[1]), floor], 1e-9);
+  const [left, right] = span(all.map(([ms]) => ms));
+  const [low, top] = range([...all.map(([, value]) => value), 0]);
+  const high = top > low ? top : 1;
   const x = (ms) => (WIDE * (ms - left)) / (right - left);
   const y = (value) => HIGH - ((HIGH - 4) * (value - low)) / (high - low) - 2;
   const place = ([ms, value]) => `${x(ms).toFixed(1)},${y(value).toFixed(1)}`;
   return h("figure", { class: "chart" },
     h("div", { class: "plot" },
-      h("span", { class: "top-label" }, show(high)), h("span", { class: "low-label" }, show(low)),
+      h("span", { class: "top-label", title: show(high) }, show(high)),
+      h("span", { class: "low-label", title: show(low) }, show(low)),
       h("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, preserveAspectRatio: "none", role: "img",
           "aria-label": inWords(drawn, about, show) },
-        [0.25, 0.5, 0.75].map((part) => h("line", { class: "grid", x1: 0, x2: WIDE,
-          y1: HIGH * part, y2: HIGH * part })),
+        h("path", { class: "grid", d: "M0,25h400m-400,25h400m-400,25h400" }),
         drawn.map((line, i) => line.points.length > 1
           ? h("polyline", { class: `line line-${i}`, points: line.points.map(place).join(" ") })
           : h("path", { class: `line line-${i} dot`, d: dots(line.points, place) })))),
@@ -60,16 +59,20 @@ function good(points) {
   return list(points).filter((point) => Array.isArray(point) && point.every(isNumber));
 }
 
-function bounds(values, least) {
-  const low = values.reduce((a, b) => Math.min(a, b));
-  const high = values.reduce((a, b) => Math.max(a, b));
-  return high - low < least ? [low, low + Math.max(least, Math.abs(low) * 0.1)] : [low, high];
+function range(values) {
+  return [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+}
+
+/** The times of the axis: a minute around a moment, as one point has no width. */
+function span(times) {
+  const [first, last] = range(times);
+  return last - first < 1000 ? [first - 30_000, last + 30_000] : [first, last];
 }
 
 function inWords(lines, about, show) {
   const each = lines.filter((line) => line.points.length).map(({ name, points }) => {
     const values = points.map((point) => point[1]);
-    const [low, high] = [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
+    const [low, high] = range(values);
     const last = values[values.length - 1];
     return `${name}: now ${show(last)}, between ${show(low)} and ${show(high)}`;
   });

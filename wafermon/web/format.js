@@ -4,6 +4,7 @@ export const DASH = "–";
 const WHOLE = new Intl.NumberFormat("en");
 const FINE = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 const COMPACT = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+const MONTH = new Intl.DateTimeFormat("en", { month: "short" });
 const BYTES = ["B", "KB", "MB", "GB", "TB", "PB"];
 
 export function isNumber(value) {
@@ -77,15 +78,23 @@ export function ago(ms, now) {
   return passed === "0 s" ? "now" : passed === DASH ? DASH : `${passed} ago`;
 }
 
-/** Local time of day; the date too unless it is today's by the sidecar's clock. */
-export function time(ms, now = Date.now(), fraction = false) {
-  const moment = new Date(ms);
-  if (!isNumber(ms) || Number.isNaN(moment.getTime())) return DASH;
+/** Local date and time to the millisecond: 2025-11-22 23:50:10.123. */
+export function moment(ms) {
+  const date = new Date(ms);
+  if (!isNumber(ms) || Number.isNaN(date.getTime())) return DASH;
   const two = (value) => String(value).padStart(2, "0");
-  const day = `${moment.getFullYear()}-${two(moment.getMonth() + 1)}-${two(moment.getDate())} `;
-  const clock = `${two(moment.getHours())}:${two(moment.getMinutes())}:${two(moment.getSeconds())}`;
-  const rest = fraction ? `.${String(moment.getMilliseconds()).padStart(3, "0")}` : "";
-  return (moment.toDateString() === new Date(now).toDateString() ? "" : day) + clock + rest;
+  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${two(date.getHours())}:${
+    two(date.getMinutes())}:${two(date.getSeconds())}.${String(date.getMilliseconds()).padStart(3, "0")}`;
+}
+
+/** The time of day; if not of today, 22 Nov 23:50, and the year if not this one. */
+export function time(ms, now = Date.now(), fraction = false) {
+  const [day, clock] = moment(ms).split(" ");
+  if (!clock) return day;
+  const [date, today] = [new Date(ms), new Date(now)];
+  if (date.toDateString() === today.toDateString()) return clock.slice(0, fraction ? 12 : 8);
+  const year = date.getFullYear() === today.getFullYear() ? "" : ` ${date.getFullYear()}`;
+  return `${date.getDate()} ${MONTH.format(date)}${year} ${clock.slice(0, 5)}`;
 }
 
 /** One name, or many. */

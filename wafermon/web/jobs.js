@@ -1,7 +1,7 @@
 // How far each job is, when it will be done, and which one needs somebody.
 import { h } from "./dom.js";
 import { ago, isNumber, list, number, percent, seconds, text, time } from "./format.js";
-import { asked, badge, bar, choice, clip, facts, field, filters, foot, num, panel, quiet, to, toneOf } from "./ui.js";
+import { asked, badge, bar, choice, clip, facts, field, filters, foot, num, panel, quiet, to, toneOf, when } from "./ui.js";
 import { table } from "./table.js";
 import { none } from "./teach.js";
 
@@ -29,16 +29,18 @@ export function draw(context) {
   ];
 }
 
+/** Open a job, or close it. */
+function choose({ memory, redraw }, job) {
+  memory.chosen = memory.chosen === keyOf(job) ? null : keyOf(job);
+  redraw();
+}
+
 function columns(context) {
-  const choose = (job) => {
-    context.memory.chosen = context.memory.chosen === keyOf(job) ? null : keyOf(job);
-    context.redraw();
-  };
   return [
     { title: "State", kind: "state", cell: (job) => badge(job.state) },
     { title: "Job", kind: "name", by: (job) => job.job_id,
       cell: (job) => h("button", { type: "button", class: "plain", title: job.job_id,
-        "aria-expanded": String(context.memory.chosen === keyOf(job)), onclick: () => choose(job) },
+        "aria-expanded": String(context.memory.chosen === keyOf(job)), onclick: () => choose(context, job) },
       job.job_id) },
     { title: "Progress", kind: "progress", by: (job) => job.percent, cell: progress },
     { title: "Left", kind: "num", by: (job) => job.eta_s,
@@ -70,22 +72,17 @@ function note(job) {
 
 /** One line of the overview. */
 export function jobRow(job) {
-  return [badge(job.state), clip(job.job_id), progress(job),
-    num(left(job))];
+  return [badge(job.state), clip(job.job_id), progress(job), num(left(job))];
 }
 
 function detail(job, context) {
-  const close = () => {
-    context.memory.chosen = null;
-    context.redraw();
-  };
   const { now_ms: now } = context.data;
-  return panel(text(job.job_id), close,
+  return panel(text(job.job_id), () => choose(context, job),
     h("p", {}, badge(job.state), job.reason && ` ${text(job.reason)}`),
     facts([
-      ["Source", job.src], ["Says", job.msg], ["Started", time(job.started_ms, now)],
+      ["Source", job.src], ["Says", job.msg], ["Started", when(job.started_ms, now)],
       ["Updated", ago(job.updated_ms, now)],
-      job.ended_ms && ["Ended", time(job.ended_ms, now)],
+      job.ended_ms && ["Ended", when(job.ended_ms, now)],
       isNumber(job.percent_per_s) && ["Speed", `${number(job.percent_per_s * 60)} % a minute`],
       isNumber(job.eta_s) && ["Done", `in ${seconds(job.eta_s)}, at ${time(job.eta_ms, now)}`],
       ["Reckoned by", job.eta_method], ["Usually takes", isNumber(job.usual_s) ? seconds(job.usual_s) : null],
@@ -99,7 +96,7 @@ function history(runs, now) {
   if (!runs.length) return quiet("None yet.");
   const longest = Math.max(...runs.map((run) => run.duration_s || 0), 1e-9);
   return h("ul", { class: "lines run-lines" }, runs.map((run) => h("li", {},
-    num(time(run.started_ms, now)), badge(run.state),
+    when(run.started_ms, now), badge(run.state),
     bar(run.duration_s / longest, "duration compared", toneOf(run.state)),
     num(seconds(run.duration_s)))));
 }

@@ -27,7 +27,7 @@ function card(one) {
   const tags = Object.entries(one.tags || {});
   return h("section", { class: "card", key: `${one.src}\n${one.name}\n${JSON.stringify(tags)}` },
     h("h2", { class: "wrap" }, one.name, h("small", {}, ` ${text(one.kind)}`)),
-    h("p", { class: "reading" }, h("b", {}, number(one.value)), unit),
+    h("p", { class: "reading wrap" }, h("b", {}, number(one.value)), unit),
     h("p", { class: "tags" }, h("a", { class: "wrap", href: to("sources", "", { q: one.src }) }, one.src),
       tags.map(([name, value]) => h("span", { class: "tag wrap" }, `${name}=${text(value)}`))),
     lineChart({ lines: [{ name: text(one.name), points: one.points }],

@@ -1,10 +1,11 @@
 // A table of any length: only the rows in sight are in the document. It scrolls with the page.
 import { h } from "./dom.js";
+import { count } from "./format.js";
 
 /** Rows beyond the edges of the window, so that scrolling shows no gap. */
 const SPARE = 12;
 /** Windows up to this width have rows of two lines; app.css has the same number. */
-export const NARROW = 860;
+export const NARROW = 1100;
 
 /** Which of `total` rows of so many pixels are in sight, from what is in the document now. */
 export function inSight(id, total, height) {
@@ -20,7 +21,7 @@ export function box(total, first, height) {
 }
 
 /**
- * @param name  id and class; app.css lays its columns out as `.NAME .row`
+ * @param name  id and class: see `.NAME .row` in app.css
  * @param label what screen readers call it
  * @param columns of {title, cell(row), by(row) to sort by, kind: class of its cells}
  * @param rows  in the sidecar's order
@@ -34,19 +35,19 @@ export function table({ name, label, columns, rows, keyOf, context, rowClass }) 
   const [first, end] = inSight(`${name}-rows`, shown.length, height);
   const head = columns.map((column) => header(column, column === sorting ? sign : 0, context));
   const body = shown.slice(first, end).map((row, index) => {
-    const cells = columns.map((column) =>
-      h("div", { role: "cell", class: column.kind, "data-title": column.title }, column.cell(row)));
-    const key = keyOf(row);
-    const props = { role: "row", key, class: `row ${rowClass ? rowClass(row) : ""}`,
-      "aria-rowindex": first + index + 2 };
-    return h("div", props, cells);
+    const cells = columns.map(({ kind, cell }) => h("div", { role: "cell", class: kind }, cell(row)));
+    return h("div", { role: "row", key: keyOf(row), class: `row ${rowClass?.(row) ?? ""}`,
+      "aria-rowindex": first + index + 2 }, cells);
   });
-  return h("div", { class: `table ${name}`, role: "table", "aria-label": label,
+  const total = context.data?.total;
+  return [sorting && total > rows.length && h("p", { class: "quiet" },
+    `Sorted among the first ${count(rows.length)} of ${count(total)}`),
+  h("div", { class: `table ${name}`, role: "table", "aria-label": label,
       "aria-rowcount": shown.length + 1 },
     h("div", { role: "rowgroup", class: "head" },
       h("div", { role: "row", class: "row", "aria-rowindex": 1 }, head)),
     h("div", { role: "rowgroup", id: `${name}-rows`, class: "rows",
-      style: box(shown.length, first, height) }, body));
+      style: box(shown.length, first, height) }, body))];
 }
 
 function sortOf(text, columns) {

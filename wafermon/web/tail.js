@@ -1,8 +1,8 @@
 // Messages as they pass, newest first; as many as one can look through.
 import { stream } from "./api.js";
 import { h } from "./dom.js";
-import { count, duration, isNumber, plural, text, time } from "./format.js";
-import { button, choice, copy, field, filters, panel, to } from "./ui.js";
+import { count, duration, isNumber, plural, text } from "./format.js";
+import { LEVELS, button, choice, copy, field, filters, levelClass, panel, to, when } from "./ui.js";
 import { NARROW, box, inSight } from "./table.js";
 import { teach, unmatched } from "./teach.js";
 
@@ -12,7 +12,6 @@ const row = () => (window.innerWidth <= NARROW ? 44 : 24);
 const KEPT = 2000;
 const RETRY_MS = 3000;
 const TYPES = ["all", "event", "metric", "progress", "resource", "span", "heartbeat", "goodbye"];
-const LEVELS = ["all", "debug", "info", "warn", "error", "fatal"];
 const FILTERS = ["src", "type", "level", "text", "tid"];
 
 export function start({ memory }) {
@@ -95,7 +94,7 @@ export function draw(context) {
   return [
     h("h1", {}, "Live tail"),
     filters("messages", field(context, "text", "Text contains"), field(context, "src", "Source, * for any text"),
-      choice(context, "type", "Type", TYPES), choice(context, "level", "Level from", LEVELS),
+      choice(context, "type", "Type", TYPES), choice(context, "level", "Level from", ["all", ...LEVELS]),
       field(context, "tid", "Trace id"),
       button(memory.isPaused ? "Go on" : "Pause", () => pause(context), { "aria-pressed": String(memory.isPaused) })),
     h("p", { class: "quiet tail-state" }, state(memory)),
@@ -128,15 +127,15 @@ function lines(context, rows) {
 function line(context, { message, key }, place) {
   const level = message.type === "event" ? text(message.data?.level ?? "") : message.type;
   const choose = () => {
-    if (!context.memory.isPaused) pause(context);
     context.memory.chosen = key;
-    context.redraw();
+    if (context.memory.isPaused) context.redraw();
+    else pause(context);
   };
   return h("div", { role: "row", key, "aria-rowindex": place,
       class: `line-row ${key === context.memory.chosen ? "chosen" : ""}` },
-    h("span", { role: "cell", class: "num quiet" }, time(message.ts, context.now, true)),
+    h("span", { role: "cell", class: "block quiet clip" }, when(message.ts, context.now, true)),
     h("span", { role: "cell", class: "clip", title: message.src }, message.src),
-    h("span", { role: "cell", class: `level ${level}` }, level),
+    h("span", { role: "cell", class: `clip ${levelClass(level)}`, title: level }, level),
     h("span", { role: "cell" }, h("button", { type: "button", class: "plain clip", onclick: choose }, says(message))));
 }
 
@@ -148,8 +147,8 @@ function says({ type, data }) {
     metric: () => `${text(given.name)} = ${text(given.value)} ${text(given.unit ?? "")}${pairs(given.tags)}`,
     progress: () => `${text(given.job_id)}: ${text(given.percent)} % ${text(given.status ?? "running")} ${text(given.msg ?? "")}`,
     span: () => `${text(given.name)} ${given.status === "open" ? "begins" : duration(given.duration_ms)} ${text(given.status ?? "ok")}`,
-  }[type];
-  return (words && words().slice(0, 500)) || text(data ?? {}).slice(0, 500);
+  };
+  return (Object.hasOwn(words, type) && words[type]().slice(0, 500)) || text(data ?? {}).slice(0, 500);
 }
 
 function pairs(values) {
@@ -158,10 +157,7 @@ function pairs(values) {
 }
 
 function detail(context, { message, line }) {
-  const close = () => {
-    context.memory.chosen = null;
-    context.redraw();
-  };
+  const close = () => { context.memory.chosen = null; context.redraw(); };
   return panel(`${text(message.type)} of ${text(message.src)}`, close,
     h("p", { class: "tools" }, copy("Copy the line", line),
       typeof message.tid === "string" && h("a", { class: "button", href: to("trace", message.tid) }, "Its trace")),

@@ -1,7 +1,7 @@
 // One trace: its spans as a waterfall, and all about the one that is chosen.
 import { h } from "./dom.js";
-import { count, duration, isNumber, list, plural, text, time } from "./format.js";
-import { badge, bar, button, clip, copy, facts, num, panel, quiet, to } from "./ui.js";
+import { count, duration, isNumber, list, moment, plural, text } from "./format.js";
+import { badge, bar, button, clip, copy, facts, levelClass, num, panel, quiet, to } from "./ui.js";
 import { box, inSight } from "./table.js";
 
 export const title = "Trace";
@@ -27,7 +27,7 @@ export function draw(context) {
     h("div", { class: chosen ? "split" : "" },
       waterfall(context, spans, shown),
       chosen && detail(context, chosen)),
-    services(data),
+    loose(data), services(data),
   ];
 }
 
@@ -42,15 +42,17 @@ function heading(data, spans) {
   const those = (test) => spans.filter(test).length;
   const errors = those((span) => span.status === "error");
   const orphans = those((span) => span.orphan);
+  const open = those((span) => span.status === "open");
+  const cycles = those((span) => span.cycle);
   const notes = [plural(spans.length, "span"), plural(list(data.services).length, "service"),
-    errors && plural(errors, "error"), orphans && plural(orphans, "orphan"),
+    open && `${count(open)} open`, cycles && `${count(cycles)} in a cycle`, errors && plural(errors, "error"), orphans && plural(orphans, "orphan"),
     data.roots > 1 && `${data.roots} roots`, data.loose_messages && plural(data.loose_messages, "loose message"),
     data.left_out && `${count(data.left_out)} left out`];
   return [
     h("h1", { class: "wrap" }, text(spans[0]?.name ?? data.tid), " ",
       h("small", {}, duration(data.duration_ms))),
     h("p", { class: "state-line" }, badge(data.complete ? "done" : "open"), " ",
-      `started ${time(data.start_ms, Date.now(), true)}, ${notes.filter(Boolean).join(", ")}`),
+      `started ${moment(data.start_ms)}, ${notes.filter(Boolean).join(", ")}`),
   ];
 }
 
@@ -209,16 +211,27 @@ function detail(context, span) {
       span.orphan && " · its parent has not come", span.cycle && " · its parents form a cycle"),
     h("p", { class: "tools" }, copy("Copy span id", span.sid), button("Zoom to it", zoom)),
     facts([["Source", span.src], ["Span", span.sid], ["Parent", span.parent], ["Kind", span.kind],
-      ["Starts", `${time(span.start_ms, Date.now(), true)}, after ${duration(span.start_ms - data.start_ms)}`],
+      ["Starts", `${moment(span.start_ms)}, after ${duration(span.start_ms - data.start_ms)}`],
       ["Takes", duration(span.duration_ms)], ["Itself", duration(span.self_ms)],
       isNumber(span.skew_ms) && span.skew_ms !== 0 && ["Clock skew", duration(span.skew_ms)], ["Children", span.children]]),
     span.ctx && [h("h3", {}, "Context"), facts(Object.entries(span.ctx).map(([name, value]) => [name, text(value)]))],
     h("h3", {}, plural(span.messages || events.length, "message")),
-    events.length ? h("ol", { class: "events" }, events.map((event) => h("li", {},
-      h("span", { class: "num quiet" }, `+${duration(event.ts - span.start_ms)}`),
-      h("b", { class: `level ${text(event.level ?? "")}` }, text(event.level ?? event.type)),
-      h("span", { class: "wrap" }, text(event.msg ?? "")), event.src !== span.src && h("small", { class: "quiet" }, event.src))))
-      : quiet("None came with this span's id."));
+    events.length ? told(events, span) : quiet("None came with this span's id."));
+}
+
+/** Messages, each with its time after a start. */
+function told(events, { start_ms: start, src }) {
+  const after = (ms) => `${ms < 0 ? "" : "+"}${duration(ms)}`;
+  return h("ol", { class: "events" }, events.map((event) => h("li", {},
+    h("span", { class: "num quiet", title: moment(event.ts) }, after(event.ts - start)),
+    h("b", { class: `clip ${levelClass(event.level)}` }, text(event.level ?? event.type)),
+    h("span", { class: "wrap" }, text(event.msg ?? ""), event.src !== src && h("small", {}, " ", text(event.src))))));
+}
+
+/** What came with the trace's id, and with that of none of its spans. */
+function loose(data) {
+  const events = list(data.loose);
+  return events.length > 0 && h("section", { class: "card loose" }, h("h2", {}, "Messages of the trace"), told(events, data));
 }
 
 function services(data) {

@@ -1,7 +1,7 @@
 // Traces by time and duration; each leads to its waterfall.
 import { h } from "./dom.js";
 import { count, duration, isNumber, list, plural, text, time } from "./format.js";
-import { asked, bar, check, field, filters, foot, num, to } from "./ui.js";
+import { asked, bar, check, field, filters, foot, num, to, when } from "./ui.js";
 import { table } from "./table.js";
 import { none } from "./teach.js";
 
@@ -31,7 +31,7 @@ function COLUMNS({ data }, rows) {
   const longest = Math.max(...rows.map((row) => row.duration_ms || 0), 1e-9);
   return [
     { title: "Started", kind: "num", by: (row) => row.start_ms,
-      cell: (row) => time(row.start_ms, data.now_ms) },
+      cell: (row) => when(row.start_ms, data.now_ms) },
     { title: "Trace", kind: "name", cell: (row) =>
       h("a", { href: to("trace", row.tid), title: row.tid }, row.name ?? row.tid) },
     { title: "Source", kind: "mid", by: (row) => row.src, cell: (row) => h("span", { title: row.src }, text(row.src)) },

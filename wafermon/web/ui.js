@@ -1,6 +1,6 @@
 // The pieces that views share.
 import { h } from "./dom.js";
-import { count, text } from "./format.js";
+import { count, moment, text, time } from "./format.js";
 
 /** How a state is told apart: by its word, by a sign, and last by a colour. */
 const TONES = {
@@ -10,6 +10,10 @@ const TONES = {
   bad: ["■", "missing", "died", "failed", "down", "firing", "error", "stuck"],
 };
 
+export const LEVELS = ["debug", "info", "warn", "error", "fatal"];
+/** The class of a level: a sender may write any word, even a class of this page. */
+export const levelClass = (word) => `level${LEVELS.includes(word) ? ` level-${word}` : ""}`;
+
 export function toneOf(state) {
   for (const [tone, states] of Object.entries(TONES)) if (states.includes(state)) return tone;
   return "calm";
@@ -17,6 +21,8 @@ export function toneOf(state) {
 
 export const num = (value) => h("span", { class: "num" }, value);
 export const clip = (value) => h("span", { class: "clip", title: text(value) }, text(value));
+/** A time in short; all of it as its title. */
+export const when = (ms, ...how) => h("span", { class: "num clip", title: moment(ms) }, time(ms, ...how));
 export const quiet = (...words) => h("p", { class: "quiet" }, words);
 
 /** The word of a state with its sign. */
