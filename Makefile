@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: test lint perl unit matrix soak bench clean
+.PHONY: test lint perl unit matrix pyz release soak bench clean
 
 test: lint perl unit matrix
 
@@ -16,7 +16,7 @@ $(BIN)/pytest: pyproject.toml
 lint: $(BIN)/pytest
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/vermin --quiet --no-tips --eval-annotations -t=3.9- wafermon
+	$(BIN)/vermin --quiet --no-tips --eval-annotations -t=3.9- wafermon zipapp
 	$(BIN)/vermin --quiet --no-tips -t=3.6- wafermon/client.py
 
 # Perl's own tests; pytest runs the SDK against a real sidecar besides.
@@ -33,9 +33,17 @@ tests/web/node_modules: tests/web/package-lock.json
 	@if command -v npm >/dev/null; then npm ci --prefix tests/web --ignore-scripts --no-audit --no-fund --silent && touch $@; \
 	else echo "no npm: the tests of the dashboard in a browser are skipped"; fi
 
-# The wheel, installed, on every interpreter from 3.9 on that can be found.
+# The wheel, installed, and the .pyz, on every interpreter from 3.9 on that can be found.
 matrix: $(BIN)/pytest
 	$(BIN)/python tests/matrix.py
+
+# One file that runs on a host without pip: dist/wafermon.pyz, with its checksums and its SBOM.
+pyz: $(BIN)/pytest
+	$(BIN)/python zipapp/build.py
+
+# From what is committed; ALLOW_DIRTY=1 takes the rest, too.
+release: $(BIN)/pytest
+	$(BIN)/python zipapp/release.py $(if $(ALLOW_DIRTY),--allow-dirty)
 
 # Random faults under load, checked from outside; a failure names its seed.
 SECONDS ?= 600

@@ -1,7 +1,8 @@
-"""Build the wheel and run the tests against it, installed, on every interpreter there is.
+"""Build the wheel and the single file, and run the tests against them on every interpreter there is.
 
     python3 tests/matrix.py [3.9 3.12 ...]
 
+The wheel is installed and has all tests; the processes of some run once more from wafermon.pyz.
 The tests are copied away from the source tree, so that nothing but the wheel can be imported.
 """
 
@@ -21,26 +22,35 @@ VERSIONS = ("3.9", "3.10", "3.11", "3.12", "3.13")
 #: Interpreters at a time: the tests mostly wait, so two hardly slow each other down.
 AT_A_TIME = 2
 #: What tests read besides the package.
-BESIDE = ("tests", "examples", "perl", "bench", "deploy", "docs", "pyproject.toml", "LICENSE",
+BESIDE = ("tests", "examples", "perl", "bench", "deploy", "docs", "zipapp", "pyproject.toml", "LICENSE",
           "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 PACKAGES = ("pytest", "pytest-timeout", "hypothesis", "prometheus-client", "pyyaml")
 
+#: What is run against the single file (15 s of CPU), and with the oldest and the newest besides (25 s).
+WITH_PYZ = ("tests/zipapp", "tests/cli/test_sdk.py")
+AT_THE_ENDS = ("tests/cli/test_demo.py", "tests/sidecar/test_run.py", "tests/sidecar/test_secure.py")
 
-def find(version: str) -> str | None:
-    """An interpreter of a version: on the PATH, or beside it where pyenv keeps them."""
+
+def find(version: str, needs: str = "venv") -> str | None:
+    """An interpreter of a version: on the PATH, or beside it where pyenv keeps them.
+
+    Args:
+        version: such as "3.9".
+        needs: a module that it must have.
+    """
     found = shutil.which(f"python{version}")
-    if found and works(found, version):
+    if found and works(found, version, needs):
         return found
     versions = pathlib.Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
     for folder in sorted(versions.glob(f"{version}.*"), reverse=True):
-        if works(str(folder / "bin" / "python3"), version):
-            return str(folder / "bin" / "python3")
+        if works(str(folder / "bin" / "python"), version, needs):
+            return str(folder / "bin" / "python")
     return None
 
 
-def works(python: str, version: str) -> bool:
+def works(python: str, version: str, needs: str) -> bool:
     """Whether it runs and is what its name says."""
-    code = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
+    code = f"import sys, {needs}; print('%d.%d' % sys.version_info[:2])"
     try:
         done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
     except OSError:
@@ -49,17 +59,24 @@ def works(python: str, version: str) -> bool:
 
 
 def build(folder: pathlib.Path) -> pathlib.Path:
-    """The wheel; it must depend on nothing."""
+    """The wheel, and beside it wafermon.pyz."""
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    single = [sys.executable, str(ROOT / "zipapp" / "build.py"), "--output"]
+    subprocess.run([*single, str(folder / "wafermon.pyz")], check=True, stdout=subprocess.DEVNULL)
     (wheel,) = folder.glob("*.whl")
+    check(wheel)
+    return wheel
+
+
+def check(wheel: pathlib.Path) -> None:
+    """It must depend on nothing, and tell type checkers that it has types."""
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         metadata = archive.read(next(n for n in names if n.endswith("/METADATA"))).decode()
     required = [ln for ln in metadata.splitlines() if ln.startswith("Requires-Dist") and "extra" not in ln]
     if required or not any(name.endswith("py.typed") for name in names):
         sys.exit(f"the wheel is not as it should be: {required or 'py.typed is missing'}")
-    return wheel
 
 
 def run(version: str, wheel: pathlib.Path, folder: pathlib.Path) -> bool:
@@ -83,10 +100,15 @@ def run(version: str, wheel: pathlib.Path, folder: pathlib.Path) -> bool:
     environment.pop("PYTHONPATH", None)
     command = [str(venv / "bin" / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider",
                "-m", "not slow"]
-    done = subprocess.run(command, cwd=copy, env=environment, check=False, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    print(f"== Python {version}: {python}\n{done.stdout}", flush=True)
-    return done.returncode == 0
+    passed = True
+    single = {"WAFERMON_PYZ": str(folder / "wafermon.pyz")}
+    some = WITH_PYZ + (AT_THE_ENDS if version in (VERSIONS[0], VERSIONS[-1]) else ())
+    for what, more, tests in (("the wheel", {}, ()), ("the .pyz", single, some)):
+        done = subprocess.run([*command, *tests], cwd=copy, env={**environment, **more}, check=False,
+                              text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        print(f"== Python {version}: {python}, {what}\n{done.stdout}", flush=True)
+        passed = passed and done.returncode == 0
+    return passed
 
 
 def main() -> int:

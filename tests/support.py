@@ -16,6 +16,11 @@ from wafermon.testing import unaccounted
 
 ROOT = pathlib.Path(__file__).parents[1]
 DEADLINE_SECONDS = 30
+#: A single file that the processes run, in place of the package.
+PYZ = os.environ.get("WAFERMON_PYZ")
+MODULE = [sys.executable, "-m", "wafermon"]
+#: The command line, for processes in ROOT.
+COMMAND = [sys.executable, PYZ] if PYZ else MODULE
 
 
 def eventually(condition, what="the condition"):
@@ -32,11 +37,13 @@ def eventually(condition, what="the condition"):
 class SidecarProcess:
     """`wafermon run` in a process of its own, on ports of the system's choice."""
 
-    def __init__(self, folder, *arguments, config=None, env=None, stdout=None, root=ROOT):
+    def __init__(self, folder, *arguments, config=None, env=None, stdout=None, root=ROOT,
+                 program=None):
         self.folder = folder
         self.data = folder / "data"
         self.ready_file = folder / "ready.json"
-        command = [sys.executable, "-m", "wafermon", "run", "--ready-file", str(self.ready_file)]
+        program = program or (COMMAND if root == ROOT else MODULE)
+        command = [*program, "run", "--ready-file", str(self.ready_file)]
         if config is None:
             command += ["--data", str(self.data), "--tcp", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         else:

@@ -12,7 +12,7 @@ use Errno qw(EAGAIN EINPROGRESS EINTR EWOULDBLOCK);
 use Fcntl qw(F_GETFL F_SETFL O_NONBLOCK);
 use Socket qw(AF_INET AF_UNIX SOCK_STREAM SOL_SOCKET SO_ERROR inet_aton pack_sockaddr_in pack_sockaddr_un);
 
-our $VERSION = '1.0.0';
+our $VERSION = '0.1.0';
 
 # Slim installations split these off the core; without them the clock ticks in seconds, and END cannot find the clients.
 my ($MONOTONIC, $WEAKEN);

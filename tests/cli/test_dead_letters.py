@@ -4,11 +4,10 @@ import json
 import os
 import socket
 import subprocess
-import sys
 
 import pytest
 from certificates import authority
-from support import ROOT, eventually
+from support import COMMAND, ROOT, eventually
 
 from wafermon.cli import main
 from wafermon.testing import frames
@@ -75,7 +74,7 @@ def test_replay_gives_a_sidecar_what_is_valid(start_sidecar, folder):
             file.write(json.dumps(record) + "\n")
     tcp = "{}:{}".format(*sidecar.tcp)
     done = subprocess.run(
-        [sys.executable, "-m", "wafermon", "dead-letters", "replay", "--data", str(folder),
+        [*COMMAND, "dead-letters", "replay", "--data", str(folder),
          "--tcp", tcp], cwd=ROOT, capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -110,7 +109,7 @@ def test_replay_over_tls_with_a_secret(start_sidecar, folder, tmp_path):
 
     def replay(env):
         return subprocess.run(
-            [sys.executable, "-m", "wafermon", "dead-letters", "replay", "--data", str(folder),
+            [*COMMAND, "dead-letters", "replay", "--data", str(folder),
              "--tcp", sidecar.ready["tcp"]], cwd=ROOT, env={**os.environ, **env},
             capture_output=True, text=True, timeout=60,
         )  # fmt: skip

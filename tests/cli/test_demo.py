@@ -18,13 +18,13 @@ from collections import Counter
 from contextlib import closing
 
 import pytest
+from support import COMMAND, ROOT
 
 from wafermon.backends.store_query import Store
 from wafermon.demo.crew import Crew, CrewError
 from wafermon.demo.datalog import PROGRAM, WAFERS, write_lot
 from wafermon.flow.selection import Selection
 
-ROOT = pathlib.Path(__file__).parents[2]
 PORTS = ("--tcp", "127.0.0.1:0", "--admin", "127.0.0.1:0")
 SERVICES = {"config-service", "file-receiver", "queue-service", "db-loader"}
 TIMEOUT = 60
@@ -35,7 +35,7 @@ needs_perl = pytest.mark.skipif(shutil.which("perl") is None, reason="there is n
 def start(folder, *arguments, path=None):
     env = {"PATH": os.environ["PATH"] if path is None else path, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [sys.executable, "-m", "wafermon", "demo", *arguments],
+        [*COMMAND, "demo", *arguments],
         cwd=folder, env=env, text=True, encoding="utf-8",
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )
@@ -177,8 +177,8 @@ class TestOnce:
 
     def test_the_commands_it_proposes_work(self, ran):
         folder, out = ran
-        command = re.search(r"python3 -m wafermon (query .*--tid \w+)", out).group(1)
-        arguments = [sys.executable, "-m", "wafermon", *command.split(), "--json"]
+        command = re.search(r"python3 (?:-m wafermon|\S+\.pyz) (query .*--tid \w+)", out).group(1)
+        arguments = [*COMMAND, *command.split(), "--json"]
         lines = subprocess.run(
             arguments, cwd=folder, env={"PYTHONPATH": str(ROOT)}, check=True, capture_output=True
         ).stdout.splitlines()

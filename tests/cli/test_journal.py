@@ -2,14 +2,14 @@
 
 import json
 import os
+import shlex
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 
 import pytest
 from raw import file_config, number_of, numbered, opened
-from support import ROOT, eventually
+from support import COMMAND, ROOT, eventually
 
 from wafermon.delivery import Journal
 from wafermon.message import Batch
@@ -18,7 +18,7 @@ from wafermon.testing import frames
 
 def journal(action, path, *more):
     where = "--file" if path.is_file() else "--data"
-    return subprocess.run([sys.executable, "-m", "wafermon", "journal", action, where, str(path), *more],
+    return subprocess.run([*COMMAND, "journal", action, where, str(path), *more],
                           cwd=ROOT, timeout=60, capture_output=True)
 
 
@@ -117,7 +117,7 @@ def test_an_export_that_nobody_reads_holds_no_snapshot(tmp_path):
         log.append(Batch(line))
         log.commit()
     log.positions = lambda: {"a": max(0, log.assigned - 40)}
-    export = subprocess.Popen([sys.executable, "-m", "wafermon", "journal", "export", "--data", str(tmp_path)],
+    export = subprocess.Popen([*COMMAND, "journal", "export", "--data", str(tmp_path)],
                               cwd=ROOT, stdout=subprocess.PIPE)
     with export:
         assert export.stdout.read(1)
@@ -153,7 +153,7 @@ def test_where_there_is_none(tmp_path, action):
 
 
 def test_export_into_a_pipe_that_ends(made):
-    done = subprocess.run(f"{sys.executable} -m wafermon journal export --data {made} | head -1", shell=True,
+    done = subprocess.run(f"{shlex.join(COMMAND)} journal export --data {made} | head -1", shell=True,
                           cwd=ROOT, capture_output=True, timeout=60)
     assert done.stdout == frames(1, first=0)[0] and done.stderr == b""
 

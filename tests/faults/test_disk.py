@@ -9,7 +9,7 @@ import sys
 
 import pytest
 from raw import file_config, number_of, numbered, opened
-from support import ROOT, SidecarProcess, eventually
+from support import COMMAND, ROOT, SidecarProcess, eventually
 
 from wafermon.testing import frame, frames
 
@@ -349,7 +349,7 @@ def held(path, kind):
     """What a backend has, as lines, oldest first."""
     if kind == "file":
         return lines_of(path)
-    done = subprocess.run([sys.executable, "-m", "wafermon", "query", "--store", str(path), "--json"],
+    done = subprocess.run([*COMMAND, "query", "--store", str(path), "--json"],
                           cwd=ROOT, capture_output=True)
     return done.stdout.splitlines(keepends=True)
 

@@ -5,11 +5,10 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 
 import pytest
-from support import ROOT, eventually
+from support import COMMAND, ROOT, eventually
 
 from wafermon.backends import Store
 from wafermon.backends.store_schema import StoreError
@@ -31,7 +30,7 @@ def health(admin):
 
 
 def wafermon(*arguments, **more):
-    return subprocess.run([sys.executable, "-m", "wafermon", *arguments], cwd=ROOT, timeout=60,
+    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, timeout=60,
                           capture_output=True, text=True, **more)
 
 
@@ -181,7 +180,7 @@ def test_hostile_input_is_counted_and_memory_stays_flat(sidecar):
 
 def test_tail_and_send_and_query(sidecar):
     tail = subprocess.Popen(
-        [sys.executable, "-m", "wafermon", "tail", "--admin", sidecar.ready["admin"], "--type", "event",
+        [*COMMAND, "tail", "--admin", sidecar.ready["admin"], "--type", "event",
          "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )
     try:
@@ -206,7 +205,7 @@ def test_tail_and_send_and_query(sidecar):
 
 def test_tail_ends_with_the_sidecar_and_says_so(sidecar):
     tail = subprocess.Popen(
-        [sys.executable, "-m", "wafermon", "tail", "--admin", sidecar.ready["admin"]],
+        [*COMMAND, "tail", "--admin", sidecar.ready["admin"]],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )
     try:  # it looks once it has shown something
@@ -359,7 +358,7 @@ def test_a_stderr_that_nobody_reads_stops_nothing(tmp_path):
     ready, config = tmp_path / "ready", tmp_path / "config.json"
     config.write_text("{}")
     process = subprocess.Popen(
-        [sys.executable, "-m", "wafermon", "run", "--data", str(tmp_path / "data"), "--tcp",
+        [*COMMAND, "run", "--data", str(tmp_path / "data"), "--tcp",
          "127.0.0.1:0", "--admin", "127.0.0.1:0", "--ready-file", str(ready), "--config", str(config)],
         cwd=ROOT, stderr=writer, env={**os.environ, "PYTHONUNBUFFERED": ""},
     )

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 from certificates import authority
-from support import ROOT, eventually
+from support import COMMAND, ROOT, eventually
 
 from wafermon.errors import ConfigError
 from wafermon.sidecar import parse
@@ -260,7 +260,7 @@ def test_a_restart_on_passed_sockets_refuses_no_connection(tmp_path):
     try:
         for turn in range(3):
             process = subprocess.Popen(
-                [sys.executable, "-c", PARENT, ",".join(map(str, fds)), "-m", "wafermon", "run",
+                [sys.executable, "-c", PARENT, ",".join(map(str, fds)), *COMMAND[1:], "run",
                  "--config", str(file), "--ready-file", str(ready)],
                 pass_fds=fds, cwd=ROOT, stderr=subprocess.PIPE,
             )

@@ -15,7 +15,7 @@ from wafermon.cli.signals import hold
 COMMANDS = (
     "run", "demo", "validate", "explain", "config", "send", "query", "tail", "top", "traces",
     "trace", "jobs", "sources", "alerts", "health",
-    "journal", "dead-letters", "version"
+    "journal", "dead-letters", "bench", "sdk", "version"
 )  # fmt: skip
 
 EPILOG = """\

@@ -20,6 +20,8 @@ import threading
 from typing import Any, Optional
 
 from wafermon.cli.log_lines import LogLines, is_journal
+from wafermon.cli.notify import Notify
+from wafermon.cli.orphans import adopt_orphans
 from wafermon.cli.signals import Signals
 from wafermon.errors import ConfigError
 from wafermon.net import Inherited
@@ -94,6 +96,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace, signals: Signals, lines: LogLines) -> int:
+    if os.getpid() == 1:
+        adopt_orphans()
+    notify = Notify.from_environ(os.environ, os.getpid())
     reloader = Reloader(lambda: configure(options), lambda: find_config(options.config, os.environ))
     try:
         sidecar = Sidecar(
@@ -114,7 +119,7 @@ def _run(options: argparse.Namespace, signals: Signals, lines: LogLines) -> int:
         return 1
     try:
         _write_ready(options.ready_file, sidecar.addresses())
-        return _serve(sidecar, reloader, signals, lines, options.ready_file)
+        return _serve(sidecar, reloader, signals, lines, notify, options.ready_file)
     except OSError as error:
         say(f"cannot write the ready file {options.ready_file}: {error.strerror}")
         sidecar.stop(sidecar.config.sidecar.shutdown_timeout)
@@ -177,16 +182,19 @@ def _serve(
     reloader: Reloader,
     signals: Signals,
     lines: LogLines,
+    notify: Notify,
     ready_file: Optional[str],
 ) -> int:
-    at = "listening on tcp %(tcp)s and unix %(unix)s, admin http://%(admin)s"
-    log.info(at, sidecar.addresses())
+    log.info("%s", _at(sidecar))
+    notify.ready(_at(sidecar))
+    notify.watch(sidecar.loop, lambda: sidecar.progresses)
     gc.collect()
     gc.freeze()
     gc.disable()
     reloader.start(
-        lambda config: _reload(sidecar, config, lines, ready_file),
+        lambda config: _reload(sidecar, config, lines, notify, ready_file),
         lambda: sidecar.config.sidecar.reload.poll,
+        notify.reloading,
     )
     while True:
         try:
@@ -200,6 +208,7 @@ def _serve(
         reloader.request()
     reloader.stop()
     log.info("%s, stopping", signal.Signals(number).name)
+    notify.stopping("delivering what has arrived")
     lost = _stop(sidecar, signals)
     if lost:
         log.error("%d messages could not be delivered and are lost", lost)
@@ -210,13 +219,19 @@ def _serve(
     return 1 if lost or sidecar.cut_off else 0
 
 
+def _at(sidecar: Sidecar) -> str:
+    at = "listening on tcp {tcp} and unix {unix}, admin http://{admin}"
+    return at.format(**sidecar.addresses())
+
+
 def _reload(
-    sidecar: Sidecar, config: Config, lines: LogLines, ready_file: Optional[str]
+    sidecar: Sidecar, config: Config, lines: LogLines, notify: Notify, ready_file: Optional[str]
 ) -> bool:
     before = sidecar.addresses()
     differs = sidecar.reload(config)
     lines.follow(**dataclasses.asdict(config.sidecar.logging))
     if sidecar.addresses() != before:
+        notify.status(_at(sidecar))
         _write_ready(ready_file, sidecar.addresses())
     return differs
 

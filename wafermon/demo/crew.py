@@ -16,6 +16,7 @@ import time
 from typing import IO, NamedTuple, Optional, Union
 
 import wafermon
+from wafermon import sdk
 
 _PYTHON = ("config_service.py", "file_receiver.py", "queue_service.py", "load_rows.py")
 _PERL = ("db_loader.pl",)
@@ -193,7 +194,7 @@ class Crew:
             os.makedirs(path, exist_ok=True)
         for name in (*_PYTHON, *_PERL, "settings.ini"):
             self._copy(name, _material(f"demo/services/{name}"))
-        self._copy("WaferMon.pm", _perl_sdk())
+        self._copy("WaferMon.pm", sdk.files("perl")["WaferMon.pm"])
 
     def _copy(self, name: str, content: bytes) -> None:
         with open(os.path.join(self.folder, "services", name), "wb") as file:
@@ -234,11 +235,3 @@ def _material(name: str) -> bytes:
     if content is None:
         raise FileNotFoundError(f"wafermon/{name} was not packaged")
     return content
-
-
-def _perl_sdk() -> bytes:
-    """The Perl SDK: packaged with wafermon, or beside it in a clone."""
-    try:
-        return _material("sdk/perl/WaferMon.pm")
-    except OSError:
-        return _material("../perl/lib/WaferMon.pm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import threading
@@ -171,15 +172,21 @@ class Reloader:
         """Reload soon. Also before `start`: it is done then."""
         self._asked.set()
 
-    def start(self, apply: Callable[[Config], bool], poll: Callable[[], float]) -> None:
+    def start(
+        self,
+        apply: Callable[[Config], bool],
+        poll: Callable[[], float],
+        around: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    ) -> None:
         """Watch the file, and do what is asked.
 
         Args:
             apply: puts a configuration in force and tells whether anything differed; ConfigError or
                 OSError where that is not possible, and then nothing may have changed.
             poll: gives the seconds between two looks at the file; 0 for none.
+            around: makes a context for each reload, also for one that fails.
         """
-        arguments = (apply, poll)
+        arguments = (apply, poll, around)
         threading.Thread(target=self._run, args=arguments, name="reload", daemon=True).start()
 
     def stop(self) -> None:
@@ -187,12 +194,18 @@ class Reloader:
         self._ending = True
         self._asked.set()
 
-    def _run(self, apply: Callable[[Config], bool], poll: Callable[[], float]) -> None:
+    def _run(
+        self,
+        apply: Callable[[Config], bool],
+        poll: Callable[[], float],
+        around: Callable[[], contextlib.AbstractContextManager[None]],
+    ) -> None:
         while not self._ending:
             asked = self._asked.wait(poll() or None)
             self._asked.clear()
             if not self._ending and (asked or self._watch.settled()):
-                self._reload(apply)
+                with around():
+                    self._reload(apply)
 
     def _reload(self, apply: Callable[[Config], bool]) -> None:
         content = self._watch.remember()  # before it is read: a change in between is seen later

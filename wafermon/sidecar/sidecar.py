@@ -281,6 +281,12 @@ class Sidecar:
             return "down"
         return "draining" if self.server.draining else "ok"
 
+    @property
+    def progresses(self) -> bool:
+        """Whether what comes in can be kept: no commit of the journal hangs. Asked on the loop,
+        which proves by it that it runs itself."""
+        return self.journal is None or not self.journal.hanging_seconds
+
     def stop(self, timeout: float = 10.0) -> int:
         """Stop accepting, take what has arrived, deliver everything now. Twice is harmless.
 

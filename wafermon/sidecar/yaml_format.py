@@ -5,11 +5,15 @@ Needs PyYAML. Imported only where a YAML file is read, see `wafermon.sidecar.for
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import yaml
 
 from wafermon.sidecar.formats import Document, Trap
+
+#: Which one it is, and where it comes from.
+PYYAML = f"{yaml.__version__}, {os.path.dirname(yaml.__file__)}"
 
 
 class Loader(yaml.SafeLoader):
