@@ -242,7 +242,7 @@ def test_names_that_are_configured_are_known(guarded):
 
 
 def test_tokens_do_not_get_into_the_log(guarded, caplog):
-    with caplog.at_level("DEBUG"):
+    with caplog.at_level("DEBUG", logger="wafermon.net"):
         asked(guarded, f"/?token={TOKEN.replace(' ', '+')}")
         eventually(lambda: "admin: GET /" in caplog.text)
     assert "nobody" not in caplog.text
