@@ -201,7 +201,8 @@ def test_with_the_oldest_dropped_close_tells_how_many(stuck):
     reported = [m["data"]["ctx"]["dropped"] for m in journalled(sidecar.data) if m["type"] == "event"]
     assert found == sorted(set(found))
     # Where all that is left is on its way, the newest is refused, and the script tries again.
-    assert len(found) + left == 10_000 and left <= dropped
+    # One whose receipt a kill has swallowed may be dropped and be there: no more than a buffer a kill.
+    assert 10_000 <= len(found) + left <= 10_000 + 2 * 100 and left <= dropped
     assert sum(reported) <= dropped
 
 
