@@ -70,10 +70,9 @@ class LogLines(logging.Handler):
 
     >>> import sys
     >>> lines = LogLines(sys.stdout, journal=True)
-    >>> lines.handle(logging.makeLogRecord({
+    >>> _ = lines.handle(logging.makeLogRecord({
     ...     "name": "wafermon.net", "levelno": 40, "msg": "from %s", "args": ("\\n\\x1b[2J",)}))
     <3>level=error part=net msg="from \\n\\u001b[2J"
-    True
     """
 
     def __init__(
