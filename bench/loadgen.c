@@ -59,11 +59,12 @@ static void frame(char *out, int connection, long number) {
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     long ms = t.tv_sec * 1000L + t.tv_nsec / 1000000L, source = number % sources;
+    long ids = (long)connection << 40; /* a span that comes over two connections would be told twice */
     if (span_share && number % span_share == 0)
         n = snprintf(head, sizeof head,
             "{\"v\":1,\"src\":\"bench-%d-%ld\",\"ts\":%ld,\"type\":\"span\",\"tid\":\"%032lx\",\"sid\":\"%016lx\","
             "\"data\":{\"name\":\"load\",\"duration_ms\":12,\"ctx\":{\"n\":%ld,\"p\":\"", connection, source, ms,
-            number / 100 + 1, number + 1, number);
+            ids + number / 100 + 1, ids + number + 1, number);
     else
         n = snprintf(head, sizeof head,
             "{\"v\":1,\"src\":\"bench-%d-%ld\",\"ts\":%ld,\"type\":\"event\",\"data\":{\"level\":\"info\",\"msg\":\"wafer loaded\","
