@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from typing import NamedTuple, Optional
 
 from wafermon.message import Message
@@ -191,8 +190,10 @@ class Job:
 
     def usual_s(self) -> Optional[float]:
         """How long it usually takes: the median of the runs that were done."""
-        done = [run.duration_s for run in self.history if run.state == DONE and run.duration_s]
-        return statistics.median(done) if done else None
+        # The module `statistics` costs a sidecar 0.6 MB.
+        done = sorted(run.duration_s for run in self.history if run.state == DONE if run.duration_s)
+        middle = len(done) // 2
+        return (done[middle] + done[~middle]) / 2 if done else None
 
     def eta(self, now: float) -> tuple[Optional[float], Optional[str]]:
         """Seconds that are left, and how that is known; None while it would mean nothing."""
