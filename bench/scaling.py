@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import random
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -156,21 +157,33 @@ def _run(loadgen: LoadGenerator, processes: int, frames: int) -> dict[str, float
 
 def _flat_out(loadgen: LoadGenerator, target: Receiver, frames: int) -> dict[str, float]:
     before, bystanders = process.cpu_seconds(target.pid), process.Bystanders(target.pid)
+    sent_before = _ended_children_cpu_seconds()
     began, _ = loadgen.run(target.address("tcp"), frames, write_bytes=65_536)
+    sending = _ended_children_cpu_seconds() - sent_before
     seconds = target.wait_for_size(frames * FRAME_BYTES) - began
     cpu = process.cpu_seconds(target.pid) - before
     return {
         "Messages/s": frames / seconds,
         "CPU us/message": cpu / frames * 1e6,
         "Cores used": cpu / seconds,
+        "Senders, CPU us/message": sending / frames * 1e6,
+        "Senders, cores": sending / seconds,
         "Cores taken by others": bystanders.cores(),
     }
+
+
+def _ended_children_cpu_seconds() -> float:
+    """Of the sender, once it has ended: the receiver is still running."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 _COLUMNS = {
     "Messages/s": "{:,.0f}",
     "CPU us/message": "{:.2f}",
     "Cores used": "{:.2f}",
+    "Senders, CPU us/message": "{:.2f}",
+    "Senders, cores": "{:.2f}",
     "Cores taken by others": "{:.2f}",
 }
 
