@@ -149,14 +149,28 @@ def test_a_million_ways_to_be_wrong_cost_no_more_than_one():
         assert not agree(block)
 
 
+def is_sifted(decoder, block):
+    return decoder.decode(block).on_decode is not None
+
+
 def test_who_reads_all_messages_has_them_parsed_at_once():
     decoder, block = BlockDecoder(), b"".join(frames(5))
-    asked = [0]
-    for _ in range(3 * PARSED_BLOCKS):
+    asked = 0
+    for _ in range(5 * PARSED_BLOCKS):
         batch = decoder.decode(block)
-        asked[0] += batch.on_decode is not None
+        asked += batch.on_decode is not None
         assert len(batch.messages) == 5
-    assert asked == [3]
-    for _ in range(PARSED_BLOCKS):
-        assert decoder.decode(block).sources == {"test": 5}
-    assert decoder.decode(block).on_decode is not None, "nobody asked for the messages of the last one"
+    assert asked <= 10, "2, 4, 8, ... are parsed, then 100 at a time"
+    assert sum(is_sifted(decoder, block) for _ in range(2 * PARSED_BLOCKS)) >= PARSED_BLOCKS, (
+        "nobody asks any more"
+    )
+
+
+def test_who_reads_the_messages_of_one_block_in_many_has_few_others_parsed():
+    decoder, block, parsed = BlockDecoder(), b"".join(frames(5)), 0
+    for number in range(1000):
+        batch = decoder.decode(block)
+        parsed += batch.on_decode is None
+        if number % 100 == 50:
+            assert len(batch.messages) == 5
+    assert parsed == 20

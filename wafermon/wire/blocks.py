@@ -29,8 +29,10 @@ from wafermon.wire.sieve import Sieve
 
 #: Of an oversize frame this much is kept for the dead letters (protocol section 2).
 OVERSIZE_KEPT_BYTES = 1024
-#: Blocks that are parsed without trying the sieve, once somebody has asked for what it left out.
-PARSED_BLOCKS = 100
+#: Once somebody has asked for what the sieve left out, so many blocks at most are parsed without
+#: trying it. Two at first: who asks for one block in many, as who holds a sender back, costs that
+#: one. Twice as many each time that one of the next few to be sifted is asked for, too.
+PARSED_BLOCKS, NEXT_FEW = 100, 8
 #: A bound on the sources that are remembered as well-formed; the memory starts anew when full.
 KNOWN_SOURCES = 10_000
 
@@ -110,7 +112,7 @@ class BlockDecoder:
         self._glue = f',"{self._separator}",'
         self._known_sources: set[str] = set()
         self._sieve = Sieve()
-        self._to_parse = 0
+        self._to_parse, self._parsed, self._sifted = 0, 1, 0
         #: Of the block at hand.
         self._hellos = self._goodbyes = 0
         self._numbered = False
@@ -133,11 +135,13 @@ class BlockDecoder:
         batch = self._sieve.sift(block)
         if batch is None:
             return self.parse(block)
+        self._sifted += 1
         batch.on_decode = self._on_decode
         return batch
 
     def _on_decode(self) -> None:
-        self._to_parse = PARSED_BLOCKS
+        self._parsed = min(2 * self._parsed, PARSED_BLOCKS) if self._sifted <= NEXT_FEW else 2
+        self._to_parse, self._sifted = self._parsed, 0
 
     def parse(self, block: bytes) -> Optional[Batch]:
         """Decode a block by one parse; arguments and results as above."""
