@@ -9,10 +9,11 @@ import sys
 import threading
 
 import pytest
-from support import DEADLINE_SECONDS, ROOT
+from certificates import authority
+from support import DEADLINE_SECONDS, ROOT, SidecarProcess
 
 from wafermon.cli import bench, main
-from wafermon.cli.bench_load import FIRST_NUMBER, Plan, Sender, Sent, line, send
+from wafermon.cli.bench_load import FIRST_NUMBER, Plan, Sender, Sent, Way, line, send
 from wafermon.cli.bench_target import Counters
 from wafermon.message import check
 
@@ -83,16 +84,69 @@ def test_wrong_words(words, capsys):
     assert ended.value.code == 2
 
 
-def test_a_listener_that_asks_for_a_secret(start_sidecar, tmp_path):
-    (tmp_path / "secret").write_text("of the fab alone, 2026\n")
-    sidecar = start_sidecar(config={"sidecar": {
-        "data_dir": str(tmp_path / "data"), "tcp": {"port": 0}, "health": {"metrics_port": 0},
-        "unix": {"auth": {"secret_file": str(tmp_path / "secret")}},
+@pytest.fixture
+def guarded(tmp_path):
+    """A sidecar that asks for everything it can ask for, and what to answer."""
+    cert, key = authority().issue()
+    for name in ("secret", "token"):
+        (tmp_path / name).write_text(f"{name} of the fab alone, 2026\n")
+    auth = {"secret_file": str(tmp_path / "secret")}
+    sidecar = SidecarProcess(tmp_path, config={"sidecar": {
+        "data_dir": str(tmp_path / "data"), "unix": {"auth": auth},
+        "tcp": {"port": 0, "auth": auth, "tls": {"cert": cert, "key": key}},
+        "health": {"metrics_port": 0, "token_file": str(tmp_path / "token")},
     }})
-    done = command("--unix", sidecar.ready["unix"], "--admin", sidecar.ready["admin"],
-                   "--rate", "1000", "--seconds", "0.5")
-    assert done.returncode == 1
-    assert "does its listener ask for a secret" in done.stdout.splitlines()[-1]
+    try:
+        yield {
+            "--unix": sidecar.ready["unix"], "--tcp": sidecar.ready["tcp"],
+            "--admin": sidecar.ready["admin"], "--tls-ca": authority().path,
+            "--secret-file": str(tmp_path / "secret"), "--token-file": str(tmp_path / "token"),
+        }
+    finally:
+        status, err = sidecar.stop()
+    assert status == 0, err
+
+
+def bench_with(options, *names):
+    words = [word for name in ("--admin", *names) for word in (name, options[name])]
+    return command(*words, "--rate", "1000", "--seconds", "0.5", "--json")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("--tcp", "--tls-ca"), ("--unix",)])
+def test_a_sidecar_that_is_guarded_is_loaded_by_who_knows_the_secret(guarded, names):
+    done = bench_with(guarded, *names, "--secret-file", "--token-file")
+    assert done.stdout, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["lost"], [step["sent"] for step in told["steps"]]) == (0, [48] * bench.STEPS)
+    assert all(step["receipt_p50_ms"] > 0 for step in told["steps"])
+    assert {step["fault"] for step in told["steps"]} <= {"", "receipts came late"}
+
+
+@pytest.mark.slow
+def test_who_does_not_know_is_told_what_to_say(guarded, tmp_path):
+    done = bench_with(guarded, "--unix", "--secret-file")
+    assert (done.returncode, "--token-file FILE" in done.stderr) == (1, True)
+    (tmp_path / "wrong").write_text("something else entirely\n")
+    done = bench_with({**guarded, "--secret-file": str(tmp_path / "wrong")}, "--unix", "--secret-file", "--token-file")
+    assert done.returncode == 1 and "refuses the secret\n" in done.stderr
+    other = tmp_path / "other.pem"
+    other.write_text("none\n")
+    done = bench_with({**guarded, "--tls-ca": str(other)}, "--tcp", "--tls-ca", "--token-file")
+    assert done.returncode == 2 and f"--tls-ca {other}: " in done.stderr
+    done = bench_with({**guarded, "--tcp": guarded["--tcp"].replace("127.0.0.1", "127.0.0.2")},
+                      "--tcp", "--tls-ca", "--token-file")  # fmt: skip
+    assert done.returncode == 1 and "cannot send to 127.0.0.2:" in done.stderr
+    done = bench_with(guarded, "--unix", "--token-file")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "does it ask for --secret-file" in done.stderr and done.stderr.count("1,000/s") == 1
+
+
+@pytest.mark.parametrize("words", [["--tls-ca", "x", "--unix", "y"], ["--secret-file", "x"],
+                                   ["--tcp", ":1", "--secret-file", "/proc/none"]])
+def test_words_that_do_not_go_together(words, capsys):
+    assert main(["bench", *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.slow
@@ -122,11 +176,12 @@ def test_a_sender_keeps_its_rate_and_times_receipts_from_when_they_were_due(peer
 
     def sidecar():
         numbers, taken = [], b""
-        while data := theirs.recv(65_536):
-            taken += data
+        while taken.count(b"\n") < 300:
+            taken += theirs.recv(65_536)
         for frame in taken.splitlines():
             numbers.append(json.loads(frame)["q"])
         theirs.sendall(b'{"v":1,"type":"ack","q":%d,"level":"disk"}\n' % numbers[-1])
+        assert theirs.recv(1) == b"", "the end comes once all is acknowledged"
         theirs.shutdown(socket.SHUT_WR)
         assert numbers == list(range(FIRST_NUMBER, FIRST_NUMBER + 300))
 
@@ -155,7 +210,7 @@ def test_a_peer_that_hangs_up(peer):
 def test_senders_that_die_are_told_of(monkeypatch, sidecar):
     monkeypatch.setattr(Sender, "run", lambda self: os._exit(1))
     with pytest.raises(ChildProcessError):
-        send(sidecar.ready["unix"], 100, 0.1)
+        send(Way(sidecar.ready["unix"]), 100, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,26 @@ def fetch(
         ...
     wafermon.errors.NoAnswer: no sidecar answers at 127.0.0.1:1 (...); is it running? ...
     """
+    body = read(admin, path, query, timeout)
+    value = _decoded(body)
+    if value is None:
+        raise NoAnswer(_refusal(200, path, body), 200)
+    return value
+
+
+def read(
+    admin: tuple[str, int],
+    path: str,
+    query: Mapping[str, object] = {},
+    timeout: float = TIMEOUT_SECONDS,
+) -> bytes:
+    """As `fetch`, of a page that answers in another format.
+
+    Raises:
+        NoAnswer: nobody answers, or says no.
+
+    Thread: any, as `fetch`.
+    """
     host, port = admin
     headers = (admin if isinstance(admin, Admin) else Admin(admin)).headers()
     asked = {name: value for name, value in query.items() if value is not None}
@@ -113,17 +133,21 @@ def fetch(
                 f"no sidecar answers at {host}:{port} ({error}); is it running? its admin "
                 "address goes by --admin HOST:PORT"
             ) from error
+    if answer.status != 200:
+        raise NoAnswer(_refusal(answer.status, path, body), answer.status)
+    return body
+
+
+def _decoded(body: bytes) -> Any:
     try:
-        value = json.loads(body)
+        return json.loads(body)
     except (ValueError, RecursionError):
-        value = None
-    if answer.status == 200 and value is not None:
-        return value
-    raise NoAnswer(_refusal(answer.status, path, body, value), answer.status)
+        return None
 
 
-def _refusal(status: int, path: str, body: bytes, value: Any) -> str:
+def _refusal(status: int, path: str, body: bytes) -> str:
     """What a page said in place of what it was asked for, for a terminal."""
+    value = _decoded(body)
     if isinstance(value, dict) and isinstance(value.get("error"), str):
         said = value["error"]
     else:

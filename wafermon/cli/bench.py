@@ -9,13 +9,26 @@ import argparse
 import contextlib
 import json
 import signal
+import socket
 import sys
 import time
 from typing import Any, NamedTuple, Optional, TextIO
 
-from wafermon.cli.bench_load import CLOSED, FIRST_NUMBER, SENDERS, Sent, line, send
+from wafermon.cli.ask import add_admin
+from wafermon.cli.bench_load import (
+    CLOSED,
+    FIRST_NUMBER,
+    SENDERS,
+    Sent,
+    Way,
+    line,
+    send,
+    tls_context,
+)  # fmt: skip
 from wafermon.cli.bench_target import Counters, Target, TargetError, ThrowAway
+from wafermon.cli.lines import visible
 from wafermon.cli.run import host_and_port
+from wafermon.sidecar.secrets import Credentials
 
 FIRST_RATE, LOWEST_RATE, HIGHEST_RATE = 10_000, 1_000, 2_000_000
 #: Into how many steps the time is divided: doublings, and halvings of what lies between.
@@ -44,6 +57,7 @@ examples:
   wafermon bench
   wafermon bench --rate 50000 --seconds 60             does it hold that for a minute?
   wafermon bench --unix /run/wafermon/sidecar.sock     the one that runs here
+  wafermon bench --tcp fab7:17000 --tls-ca ca.pem --secret-file secret --admin fab7:17001
   wafermon bench --json > bench.json
 """  # noqa: E501
 
@@ -56,12 +70,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     where.add_argument("--unix", metavar="PATH", help="a sidecar that runs, by its Unix socket")
     parser.add_argument(
-        "--admin",
-        metavar="HOST:PORT",
-        type=host_and_port,
-        default=("127.0.0.1", 17001),
-        help="admin address of the one that runs (default 127.0.0.1:17001)",
+        "--secret-file", metavar="FILE", help="holds the secret that its listener asks for"
     )
+    parser.add_argument(
+        "--tls-ca", metavar="FILE", help="TLS; its certificate is signed by one of those in FILE"
+    )
+    add_admin(parser)
     parser.add_argument(
         "--seconds", metavar="S", type=_seconds, default=20.0, help="in all, about (default 20)"
     )
@@ -89,31 +103,58 @@ def _rate(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Load it, tell."""
-    address = options.unix or options.tcp
-    named = None if address is None else Target(address, options.admin)
+    try:
+        named = _named(options)
+    except ValueError as error:
+        print(f"wafermon bench: {visible(str(error))}", file=sys.stderr)
+        return 2
     told = sys.stderr if options.json else sys.stdout
     try:
         with ThrowAway() if named is None else contextlib.nullcontext(named) as target:
             kind = "a throw-away sidecar" if named is None else "the sidecar"
-            print(f"loading {kind} at {target} for about {options.seconds:g} s", file=told,
+            print(f"loading {kind} at {target.way} for about {options.seconds:g} s", file=told,
                   flush=True)
             steps = Bench(target, options.seconds / STEPS, told).run(options.rate)
     except KeyboardInterrupt:
         print("\nwafermon bench: interrupted, no verdict", file=sys.stderr)
         return 128 + signal.SIGINT
     except (TargetError, OSError) as error:
-        print(f"wafermon bench: {_explained(error, address)}", file=sys.stderr)
+        print(f"wafermon bench: {_explained(error, named)}", file=sys.stderr)
         return 1
     result = summary(steps, fixed=options.rate is not None)
     print(json.dumps(result, indent=2) if options.json else f"\n{result['verdict']}")
     return 0 if result["held_messages_per_s"] and not result["lost"] else 1
 
 
-def _explained(error: Exception, address: object) -> str:
-    if isinstance(error, TargetError) or address is None:
-        return str(error)
-    where = address if isinstance(address, str) else "{}:{}".format(*address)  # type: ignore[misc]
-    return f"cannot send to {where}: {getattr(error, 'strerror', None) or error}; is it running?"
+def _named(options: argparse.Namespace) -> Optional[Target]:
+    """The sidecar that the options name; None where they name none.
+
+    Raises:
+        ValueError: they do not go together, or a file does not hold what it should.
+    """
+    address = options.unix or options.tcp
+    if options.tls_ca is not None and options.tcp is None:
+        raise ValueError("--tls-ca goes with --tcp")
+    if options.secret_file is not None and address is None:
+        raise ValueError("--secret-file goes with --tcp or --unix")
+    if address is None:
+        return None
+    secret = None if options.secret_file is None else Credentials().secret(options.secret_file)
+    try:
+        tls = None if options.tls_ca is None else tls_context(options.tls_ca)
+    except OSError as error:
+        raise ValueError(f"--tls-ca {options.tls_ca}: {error.strerror or error}") from error
+    return Target(Way(address, secret, tls), options.admin)
+
+
+def _explained(error: Exception, named: Optional[Target]) -> str:
+    if isinstance(error, TargetError) or named is None:
+        return visible(str(error))
+    hint = "; is it running?" if isinstance(error, (ConnectionError, FileNotFoundError)) else ""
+    if isinstance(error, (ConnectionResetError, socket.timeout)):
+        hint = "; does it ask for TLS, or has it locked us out after wrong secrets?"
+    why = getattr(error, "strerror", None) or str(error)
+    return f"cannot send to {visible(str(named.way))}: {visible(why)}{hint}"
 
 
 class Step(NamedTuple):
@@ -161,7 +202,8 @@ class Bench:
         """All steps, at a rate or at rising ones.
 
         Raises:
-            TargetError: the sidecar is gone.
+            TargetError: it takes nothing.
+            NoAnswer: the sidecar is gone.
             OSError: it cannot be connected to.
         """
         if rate is not None:
@@ -183,8 +225,12 @@ class Bench:
         self._settle(rate)
         print(f"  {rate:>9,}/s  ", end="", file=self._told, flush=True)
         before, began = self._target.counters(), time.monotonic()
-        sent = send(self._target.address, rate, self._seconds)
+        sent = send(self._target.way, rate, self._seconds)
         after = self._target.counters()
+        if sent.fault == CLOSED and after.received == before.received:
+            # At once: a listener counts who comes without the secret, and then locks out.
+            raise TargetError(f"{CLOSED}, and took nothing: does it ask for --secret-file, or "
+                              "--tls-ca?")
         step = judged(rate, sent, before, after, time.monotonic() - began)
         print(step, file=self._told, flush=True)
         return step
@@ -227,8 +273,7 @@ def judged(rate: int, sent: Sent, before: Counters, after: Counters, seconds: fl
 
 def _fault(rate: int, sent: Sent, after: Counters, p99: Optional[float]) -> str:
     if sent.fault:
-        why = "; does its listener ask for a secret or TLS?" if sent.fault == CLOSED else ""
-        return sent.fault + why
+        return sent.fault
     if sent.late_seconds > max(HICCUP_SECONDS, LATE_SHARE * sent.seconds):
         return f"it took {sent.frames / sent.seconds:,.0f}/s"
     if p99 is None or p99 > RECEIPT_SECONDS:

@@ -11,6 +11,7 @@ import json
 import os
 import select
 import socket
+import ssl
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -51,6 +52,19 @@ class Sent(NamedTuple):
     fault: str
 
 
+class Way(NamedTuple):
+    """How to the sidecar: where it listens, and what its listener asks for."""
+
+    address: Address
+    #: The shared secret.
+    secret: Optional[str] = None
+    #: From `tls_context`; of TCP alone.
+    tls: Optional[ssl.SSLContext] = None
+
+    def __str__(self) -> str:
+        return self.address if isinstance(self.address, str) else "{}:{}".format(*self.address)
+
+
 class Plan(NamedTuple):
     """What one sender sends."""
 
@@ -74,22 +88,74 @@ def line(numbered: bool) -> bytes:
     return text.encode()
 
 
-def connect(address: Address) -> socket.socket:
-    """Connect.
+class _TlsSocket(ssl.SSLSocket):
+    """Behaves without blocking as any socket does, so that a sender need not know of TLS."""
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        try:
+            return super().send(data, flags)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        try:
+            return super().recv(buflen, flags)
+        except ssl.SSLWantReadError:
+            raise BlockingIOError from None
+        except ssl.SSLZeroReturnError:  # its end came after ours
+            return b""
+
+    def shutdown(self, how: int) -> None:
+        """Tell the end, and wait for no answer; that of SSLSocket would go on without TLS."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.unwrap()
+
+
+def tls_context(ca: str) -> ssl.SSLContext:
+    """Trust a sidecar whose certificate is signed by one of those in the file `ca`.
 
     Raises:
-        OSError: nobody listens there.
+        OSError: the file cannot be read, or holds none.
     """
-    if not isinstance(address, str):
-        return socket.create_connection(address, CONNECT_SECONDS)
-    sock = socket.socket(socket.AF_UNIX)
+    context = ssl.create_default_context(cafile=ca)
+    context.sslsocket_class = _TlsSocket
+    return context
+
+
+def connect(way: Way) -> socket.socket:
+    """Connect, and log in where that is asked for.
+
+    Raises:
+        OSError: nobody listens there, or who does is not trusted, or does not trust us.
+    """
+    if isinstance(way.address, str):
+        sock = socket.socket(socket.AF_UNIX)
+    else:
+        sock = socket.create_connection(way.address, CONNECT_SECONDS)
     try:
         sock.settimeout(CONNECT_SECONDS)
-        sock.connect(address)
+        if isinstance(way.address, str):
+            sock.connect(way.address)
+        elif way.tls is not None:
+            sock = way.tls.wrap_socket(sock, server_hostname=way.address[0])
+        if way.secret is not None:
+            _log_in(sock, way.secret)
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _log_in(sock: socket.socket, secret: str) -> None:
+    """Say hello, and wait for the welcome: without a session, as nothing is sent again."""
+    hello = {"v": 1, "src": SOURCE, "ts": int(time.time() * 1000), "type": "hello",
+             "data": {"secret": secret}}  # fmt: skip
+    sock.sendall(json.dumps(hello).encode() + b"\n")
+    answer = b""
+    while not answer.endswith(b"\n") and (data := sock.recv(65_536)):
+        answer += data
+    if b'"type":"welcome"' not in answer:
+        raise PermissionError(0, "its listener refuses the secret")
 
 
 class Sender:
@@ -122,8 +188,11 @@ class Sender:
             self._sock.setblocking(False)
             try:
                 self._send_all(began)
+                until = time.monotonic() + DRAIN_SECONDS
+                while self._waiting:  # here: inside TLS nothing is read behind our end
+                    self._read_by(until)
                 self._sock.shutdown(socket.SHUT_WR)
-                self._finish(time.monotonic() + DRAIN_SECONDS)
+                self._finish(until)
             except ConnectionError:
                 fault = CLOSED
             except OSError as error:
@@ -147,13 +216,16 @@ class Sender:
     def _send(self, count: int, due: float) -> bool:
         """Whether the next block was written before it was far too late."""
         block = memoryview(self._block(count))
-        if self._plan.numbered:
-            self._waiting.append((FIRST_NUMBER + self._frames + count - 1, due))
+        self._await(count, due)
         size, written = len(block), 0
         while written < size:
             if time.monotonic() > due + LATE_SECONDS:
                 self._late = LATE_SECONDS
-                self._frames += written * count // size
+                whole = written * count // size
+                if self._waiting and self._waiting[-1][1] == due:
+                    self._waiting.pop()
+                    self._await(whole, due)
+                self._frames += whole
                 return False
             readable, writable, _ = select.select([self._sock], [self._sock], [], LATE_SECONDS)
             if writable:
@@ -163,6 +235,11 @@ class Sender:
         self._frames += count
         self._late = time.monotonic() - due
         return True
+
+    def _await(self, count: int, due: float) -> None:
+        """Of the next block there is a receipt to come, unless it is empty."""
+        if self._plan.numbered and count:
+            self._waiting.append((FIRST_NUMBER + self._frames + count - 1, due))
 
     def _block(self, count: int) -> bytes:
         """So many frames; what does not change of them is made once."""
@@ -194,14 +271,17 @@ class Sender:
     def _finish(self, until: float) -> None:
         """Read to the end, by which the sidecar says that it has taken everything."""
         while not self._ended:
-            left = until - time.monotonic()
-            if left <= 0 or not select.select([self._sock], [], [], left)[0]:
-                raise TimeoutError(f"the sidecar did not take the rest in {DRAIN_SECONDS:.0f} s")
             try:
-                self._read()
+                self._read_by(until)
             except ConnectionError:
                 if not self._ended:
                     raise
+
+    def _read_by(self, until: float) -> None:
+        left = until - time.monotonic()
+        if left <= 0 or not select.select([self._sock], [], [], left)[0]:
+            raise TimeoutError(f"the sidecar did not take the rest in {DRAIN_SECONDS:.0f} s")
+        self._read()
 
 
 def _number(receipt: bytes) -> int:
@@ -213,11 +293,11 @@ def _number(receipt: bytes) -> int:
     return number if type(number) is int else 0
 
 
-def send(address: Address, rate: float, seconds: float) -> Sent:
+def send(way: Way, rate: float, seconds: float) -> Sent:
     """Have all senders send, every second one with receipts; blocks until they are done.
 
     Args:
-        address: where to.
+        way: where to.
         rate: frames a second, of all together.
         seconds: for how long.
 
@@ -227,7 +307,7 @@ def send(address: Address, rate: float, seconds: float) -> Sent:
     Thread: of a process that has no other one, as it forks.
     """
     with contextlib.ExitStack() as opened:
-        socks = [opened.enter_context(connect(address)) for _ in range(SENDERS)]
+        socks = [opened.enter_context(connect(way)) for _ in range(SENDERS)]
         links = [
             _fork(sock, Plan(rate / SENDERS, seconds, number % 2 == 0))
             for number, sock in enumerate(socks)

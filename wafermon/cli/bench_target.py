@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
 import re
@@ -15,7 +14,8 @@ import time
 from typing import Any, NamedTuple, Optional
 
 import wafermon
-from wafermon.cli.bench_load import SOURCE, Address
+from wafermon.cli.ask import read
+from wafermon.cli.bench_load import SOURCE, Way
 
 START_SECONDS = 30.0
 ASK_SECONDS = 10.0
@@ -46,26 +46,22 @@ class Target:
     """Where to send, and where to ask what became of it.
 
     Args:
-        address: of the sidecar.
-        admin: host and port of its admin server.
+        way: to the sidecar.
+        admin: host and port of its admin server, with the token that it asks for, if any.
         pid: its process, where it is known: what the kernel tells of it is finer.
     """
 
-    def __init__(
-        self, address: Address, admin: tuple[str, int], pid: Optional[int] = None
-    ) -> None:
-        self.address = address
+    def __init__(self, way: Way, admin: tuple[str, int], pid: Optional[int] = None) -> None:
+        self.way = way
         self.admin = admin
         self.pid = pid
-
-    def __str__(self) -> str:
-        return self.address if isinstance(self.address, str) else "{}:{}".format(*self.address)
 
     def counters(self) -> Counters:
         """Ask for them.
 
         Raises:
-            TargetError: it does not answer.
+            NoAnswer: it does not answer.
+            TargetError: it is no sidecar.
         """
         samples = [
             (name, labels, float(value)) for name, labels, value in _SAMPLE.findall(self._metrics())
@@ -90,21 +86,9 @@ class Target:
         )
 
     def _metrics(self) -> str:
-        host, port = self.admin
-        connection = http.client.HTTPConnection(host, port, timeout=ASK_SECONDS)
-        with contextlib.closing(connection):
-            try:
-                connection.request("GET", "/metrics", headers={"Host": "localhost"})
-                answer = connection.getresponse()
-                body = answer.read()
-            except (OSError, http.client.HTTPException) as error:
-                raise TargetError(
-                    f"no sidecar answers at http://{host}:{port}/metrics ({error}); its admin "
-                    "address goes by --admin HOST:PORT"
-                ) from error
-        if answer.status != 200 or b"sidecar_messages_received_total" not in body:
-            raise TargetError(f"http://{host}:{port}/metrics is not that of a sidecar "
-                              f"(status {answer.status})")
+        body = read(self.admin, "/metrics", timeout=ASK_SECONDS)
+        if b"sidecar_messages_received_total" not in body:
+            raise TargetError("http://{}:{}/metrics is not that of a sidecar".format(*self.admin))
         return body.decode("utf-8", "replace")
 
     def _usage(self) -> tuple[Optional[float], Optional[float]]:
@@ -139,7 +123,7 @@ class ThrowAway(contextlib.AbstractContextManager[Target]):
             self.__exit__()
             raise
         host, _, port = ready["admin"].rpartition(":")
-        return Target(ready["unix"], (host.strip("[]"), int(port)), ready["pid"])
+        return Target(Way(ready["unix"]), (host.strip("[]"), int(port)), ready["pid"])
 
     def _start(self) -> Any:
         config, ready = (os.path.join(self._folder, name) for name in ("config.json", "ready"))
