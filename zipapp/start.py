@@ -27,18 +27,16 @@ _PACKAGE = "/__init__.py"
 
 
 class Archive(object):
-    """Finds and loads the modules of the file, and is its `importlib.resources` reader.
+    """Finds and loads the modules of the file, and gives the other files in it.
 
     Args:
-        archive: absolute path; nothing but a name once it has been read. Called as in a
-            zipimporter, as that is where others look for it.
+        path: absolute; nothing but a name once it has been read.
     """
 
-    def __init__(self, archive):
-        self.archive = archive
-        with open(archive, "rb") as file:
-            self._content = file.read()
-        self._zip = zipfile.ZipFile(io.BytesIO(self._content))
+    def __init__(self, path):
+        self._archive = path
+        with open(path, "rb") as file:
+            self._zip = zipfile.ZipFile(io.BytesIO(file.read()))
         self._names = frozenset(self._zip.namelist())
 
     def find_spec(self, name, path=None, target=None):
@@ -76,16 +74,12 @@ class Archive(object):
     def get_data(self, path):
         """For `pkgutil.get_data`: a file below the package by its path."""
         try:
-            return self._zip.read(os.path.relpath(path, self.archive).replace(os.sep, "/"))
+            return self._zip.read(os.path.relpath(path, self._archive).replace(os.sep, "/"))
         except KeyError:
             raise FileNotFoundError(path)  # noqa: B904 - `from None` is no syntax of 2.7
 
-    def get_resource_reader(self, name):
-        """For `importlib.resources.files`."""
-        return _Reader(self._content, name.replace(".", "/") + "/")
-
     def _path(self, member):
-        return os.path.join(self.archive, member)
+        return os.path.join(self._archive, member)
 
     def _member(self, name):
         base = name.replace(".", "/")
@@ -93,16 +87,6 @@ class Archive(object):
             if member in self._names:
                 return member
         return None
-
-
-class _Reader(object):
-    """Gives the files of one package."""
-
-    def __init__(self, content, folder):
-        self._content, self._folder = content, folder
-
-    def files(self):
-        return zipfile.Path(zipfile.ZipFile(io.BytesIO(self._content)), self._folder)
 
 
 def main():

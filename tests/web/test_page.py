@@ -14,12 +14,16 @@ from wafermon.delivery import account
 from wafermon.flow import router
 from wafermon.message import Reason
 from wafermon.net import Request
-from wafermon.sidecar.pages.dashboard import dashboard
+from wafermon.sidecar.pages.dashboard import NAMES, dashboard
 from wafermon.sidecar.pages.reasons import MEANINGS
 
 ROOT = pathlib.Path(wafermon.__path__[0])
 FILES = sorted((ROOT / "web").iterdir())
 SCRIPTS = [path for path in FILES if path.suffix == ".js"]
+
+
+def test_all_are_named():
+    assert list(NAMES) == [path.name for path in FILES]
 
 
 def test_all_together_are_under_100_kb():

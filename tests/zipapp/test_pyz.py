@@ -121,14 +121,15 @@ runpy.run_path("wafermon.pyz")["main"]()
 os.chdir("/")
 os.remove(sys.argv[0])
 assert sys.path[0] == sys.argv[0]
-import importlib.resources, pkgutil
+import pkgutil
 import wafermon.net.server, wafermon.sdk
 try:
     import wafermon.net.none
 except ModuleNotFoundError:
     print(len(wafermon.sdk.files("perl")["WaferMon.pm"]) > 9999)
-if sys.version_info >= (3, 10):
-    print((importlib.resources.files("wafermon") / "py.typed").is_file())
+from wafermon.net import Request
+from wafermon.sidecar.pages.dashboard import dashboard
+print(dashboard()[1](Request(rest="app.js")).status)
 try:
     pkgutil.get_data("wafermon", "none")
 except OSError as error:
@@ -136,7 +137,7 @@ except OSError as error:
 """
     done = run(sys.executable, "-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1] == "True"
+    assert done.stdout.splitlines()[1:3] == ["True", "200"]
     assert done.stdout.splitlines()[-1] == str(tmp_path / "wafermon.pyz" / "wafermon" / "none")
 
 
