@@ -107,6 +107,10 @@ def test_the_compose_file_fits_the_sidecar(monkeypatch):
     assert f"./wafermon.yaml:{path}:ro" in sidecar["volumes"]
     assert sidecar["read_only"] is True and sidecar["cap_drop"] == ["ALL"]
     assert int(sidecar["stop_grace_period"][:-1]) > settings.shutdown_timeout
+    token = settings.health.token_file
+    assert [f"/run/secrets/{name}" for name in sidecar["secrets"]] == [token] and not settings.health.insecure
+    assert sidecar["healthcheck"]["test"] == ["CMD", "wafermon", "health", "--token-file", token]
+    assert set(document["secrets"]) == set(sidecar["secrets"])
     mounted = [volume.split(":")[1] for volume in sidecar["volumes"]]
     for backend in config.backends.values():
         written = getattr(backend, "path", "")
@@ -153,6 +157,7 @@ def test_the_manifest_fits_the_sidecar(tmp_path, monkeypatch):
     (variable,) = app["env"]
     assert variable == {"name": "MONITORING_UNIX_SOCKET", "value": config.unix.path}
     mounts = {mount["name"]: mount["mountPath"] for mount in sidecar["volumeMounts"]}
+    assert mounts["token"] == os.path.dirname(config.health.token_file) and not config.health.insecure
     assert mounts["socket"] == os.path.dirname(config.unix.path) and mounts["data"] == config.data_dir
     assert {mount["name"] for mount in app["volumeMounts"]} == {"socket"}
     assert "emptyDir" in {v["name"]: v for v in pod["spec"]["volumes"]}["socket"]
