@@ -9,13 +9,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 
 import pytest
 from certificates import authority
 from matrix import find
-from support import SidecarProcess, eventually
+from support import DEADLINE_SECONDS, SidecarProcess, eventually
 
+from wafermon.client import Client
 from wafermon.testing import frames
 
 TIMEOUT = 60
@@ -200,6 +202,21 @@ MISFORTUNES = {
 }
 
 
+class Load(threading.Thread):
+    """A script that logs all the time, from before something happens until well after it."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.client = Client("load", unix=path)
+        self.logged, self.enough, self.unsent = 0, threading.Event(), None
+
+    def run(self):
+        while not self.enough.is_set():
+            self.client.log_event("info", str(self.logged))
+            self.logged += 1
+        self.unsent = self.client.close(timeout=DEADLINE_SECONDS)
+
+
 def child_of(pid):
     return int(pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text())
 
@@ -207,7 +224,7 @@ def child_of(pid):
 @pytest.mark.parametrize("what", MISFORTUNES)
 def test_whatever_becomes_of_the_file(pyz, tmp_path, what):
     """A sidecar that runs from it goes on: a lost worker, a fault and its traceback, a reload that
-    needs modules which had no use before."""
+    needs modules which had no use before; and it loses nothing of what is sent all the time."""
     fault = b"\n\ndef write(self, batch):\n    1 / 0  # as it was\n\n\nNullBackend.write = write\n"
     program = altered(pyz, tmp_path / "wafermon.pyz", lambda name, content: (
         content + fault if name == "wafermon/backends/null.py" else content))
@@ -215,8 +232,11 @@ def test_whatever_becomes_of_the_file(pyz, tmp_path, what):
     config = config_of(tmp_path)
     sidecar = SidecarProcess(tmp_path, config=config, program=[sys.executable, str(program)],
                              root="/", env={"PYTHONPATH": ""})  # fmt: skip
+    load = Load(sidecar.ready["unix"])
     try:
         eventually(lambda: sidecar.total("sidecar_worker_processes") == 1, "a worker")
+        load.start()
+        eventually(lambda: sidecar.total("sidecar_messages_received_total", source="load"), "the load")
         MISFORTUNES[what](program, other)
         os.kill(child_of(child_of(sidecar.process.pid)), signal.SIGKILL)  # a child of the nursery
         eventually(lambda: sidecar.total("sidecar_worker_processes_lost_total") == 1, "the loss")
@@ -230,12 +250,19 @@ def test_whatever_becomes_of_the_file(pyz, tmp_path, what):
         (tmp_path / "config.json").write_text(json.dumps(config))
         sidecar.process.send_signal(signal.SIGHUP)
         eventually(lambda: sidecar.total("sidecar_config_reloads_total", result="ok") == 1, "the reload")
+        load.enough.set()
+        load.join(2 * DEADLINE_SECONDS)
+        assert load.unsent == 0
         sidecar.check_conservation()
     finally:
+        load.enough.set()
         status, err = sidecar.stop()
     assert "Traceback" in err and "1 / 0  # as it was" in err and "ZeroDivisionError" in err
     assert "another" not in err and "zipimport" not in err
     assert (tmp_path / "out.jsonl").read_bytes().count(b'"src":"b"') == 1000
+    written = [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines() if b'"src":"load"' in line]
+    said = [int(message["data"]["msg"]) for message in written if message["type"] == "event"]
+    assert sorted(said) == list(range(load.logged)), "once each"
     assert status == 0, err
 
 
