@@ -9,6 +9,8 @@ DELIVERED, DEAD_LETTERED = "delivered", "dead_lettered"
 QUEUE_FULL, SAMPLED_FULL, SHUTDOWN = "queue_full", "sampled_full", "shutdown"
 GAVE_UP, REFUSED, JOURNAL_FULL, REROUTED = "gave_up", "refused", "journal_full", "rerouted"
 JOURNAL_DAMAGED, INTERNAL_ERROR = "journal_damaged", "internal_error"
+#: Why one is dropped on the way in, before any route is offered it.
+RATE_LIMITED = "rate_limited"
 REASONS = (
     QUEUE_FULL,
     SAMPLED_FULL,

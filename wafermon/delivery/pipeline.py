@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Callable, Optional, Protocol, TypeVar, Union
 
-from wafermon.delivery.account import INTERNAL_ERROR
+from wafermon.delivery.account import INTERNAL_ERROR, RATE_LIMITED
 from wafermon.delivery.dead_letters import DeadLetters
 from wafermon.delivery.feeders import Crowd, Feeder, Feeders
 from wafermon.delivery.journal import MEMORY, Journal
@@ -435,14 +435,23 @@ class Pipeline:
         as far as known: see `BatchQueue.lost`. Any thread."""
         counts = collections.Counter(dict(self.lost))
         for route in (*dict(self.retired).values(), *dict(self.routes).values()):
-            counts.update(dict(route.queue.lost))
+            for lost in dict(route.queue.lost).values():
+                counts.update(dict(lost))
         return counts
+
+    def dropped_of(self, source: str) -> list[tuple[str, str, int]]:
+        """The same of one source, as `drops` has it: where, why, and how many. Any thread."""
+        found = [("input", RATE_LIMITED, self.lost.get(source, 0))]
+        for name, route in {**self.retired, **self.routes}.items():
+            for reason, lost in dict(route.queue.lost).items():
+                found.append((f"backend {name}", reason, lost.get(source, 0)))
+        return [drop for drop in found if drop[2]]
 
     def drops(self) -> list[tuple[str, str, int]]:
         """Where messages were dropped, why, and how many: on the way in (`input`), by the rules
         (`routing`), and by each backend. Any thread."""
         found = [("input", reason, count) for reason, count in self.rejected.items()]
-        found += [("input", "rate_limited", self.rate_limited)]
+        found += [("input", RATE_LIMITED, self.rate_limited)]
         found += [("input", INTERNAL_ERROR, self.internal_errors)]
         found += [("routing", reason, count) for reason, count in self._router.dropped.items()]
         for name, route in {**self.retired, **self.routes}.items():
@@ -499,7 +508,7 @@ class Pipeline:
                 "sidecar_messages_dropped_total",
                 "counter",
                 "Accepted messages that were not delivered, by reason.",
-                {"rate_limited": self.rate_limited, INTERNAL_ERROR: self.internal_errors},
+                {RATE_LIMITED: self.rate_limited, INTERNAL_ERROR: self.internal_errors},
                 "reason",
             ),
             family(

@@ -120,9 +120,9 @@ class BatchQueue:
         #: Messages that came, and what became of them.
         self.offered = 0
         self.outcomes = dict.fromkeys((DELIVERED, DEAD_LETTERED, *REASONS), 0)
-        #: Dropped messages by source, as far as that is known without decoding what is large: not
-        #: of the rest of a write of which some was done, nor of what the journal lost.
-        self.lost = CappedCounts(MAX_LOSERS)
+        #: Dropped messages by reason and source, as far as that is known without decoding what is
+        #: large: not of the rest of a write of which some was done, nor of what the journal lost.
+        self.lost: dict[str, CappedCounts] = {}
 
     @property
     def is_kept(self) -> bool:
@@ -163,7 +163,7 @@ class BatchQueue:
         self.offered += len(batch)
         if self._given_up is not None:
             self.outcomes[self._given_up] += len(batch)
-            self._lose(batch.sources)
+            self._lose(self._given_up, batch.sources)
             return True
         self._puts += 1
         was_empty = not self._waiting
@@ -214,7 +214,7 @@ class BatchQueue:
         if self.when_full == SAMPLE and not self._is_under([source], NEARLY_FULL):
             kept = sample(batch)
             self.outcomes[SAMPLED_FULL] += len(batch) - len(kept)
-            self._lose({source: len(batch) - len(kept)})
+            self._lose(SAMPLED_FULL, {source: len(batch) - len(kept)})
             batch = kept
         if len(batch):
             self._append(batch)
@@ -231,7 +231,8 @@ class BatchQueue:
             self._waiting, need, bulk, newest_first=newest_first, source=source
         ):
             self.outcomes[QUEUE_FULL] += len(before) - len(after)
-            self._lose({s: n - after.sources.get(s, 0) for s, n in before.sources.items()})
+            gone = {s: n - after.sources.get(s, 0) for s, n in before.sources.items()}
+            self._lose(QUEUE_FULL, gone)
             self._waiting_messages -= len(before) - len(after)
             self._let_go(before)
             self._hold(after)
@@ -320,14 +321,14 @@ class BatchQueue:
         """
         lost = batch.sources if outcome in REASONS and len(batch) == 1 else {}
         with self._condition:
-            self._lose(lost)
+            self._lose(outcome, lost)
             self._done(len(batch), len(batch.raw), outcome)
 
     def drop_taken(self, reason: str) -> None:
         """Drop what is not done of the batch that was taken."""
         with self._condition:
             if not self._taken_done:
-                self._lose(self._taken.sources)
+                self._lose(reason, self._taken.sources)
             self._done(len(self._taken) - self._taken_done, self._taken_left, reason)
 
     def _done(self, count: int, size: int, outcome: str) -> None:
@@ -343,10 +344,12 @@ class BatchQueue:
             self._forget_sources(self._taken)
             self._lend(Batch())
 
-    def _lose(self, sources: Mapping[str, int]) -> None:
+    def _lose(self, reason: str, sources: Mapping[str, int]) -> None:
         for source, count in sources.items():
             if count:
-                self.lost.add(source, count)
+                if reason not in self.lost:
+                    self.lost[reason] = CappedCounts(MAX_LOSERS)
+                self.lost[reason].add(source, count)
 
     def leave(self) -> None:
         """At the end of the process: count as dropped what no journal has any more."""
@@ -356,7 +359,7 @@ class BatchQueue:
         with self._condition:
             left = self.messages + self.behind
             self.outcomes[reason] += left
-            self._lose(self.sources)
+            self._lose(reason, self.sources)
             self._given_up = reason
             self._empty()
             return left

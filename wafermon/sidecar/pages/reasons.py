@@ -14,7 +14,7 @@ MEANINGS = {
     Reason.BAD_FIELD.value: "a field that is missing or of the wrong kind",
     Reason.UNKNOWN_TYPE.value: "a type that nobody knows",
     Reason.TRUNCATED.value: "a frame that was cut off by the end of its connection",
-    "rate_limited": "its source sent more than sidecar.rate_limit allows",
+    account.RATE_LIMITED: "its source sent more than sidecar.rate_limit allows",
     router.NO_ROUTE: "the routing says nothing of its source",
     router.FILTERED: "no rule of the routing wants it",
     router.SAMPLED: "the routing keeps only a sample",
