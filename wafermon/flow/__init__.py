@@ -5,6 +5,7 @@ from wafermon.flow.correlator import Correlator
 from wafermon.flow.job_state import JobState
 from wafermon.flow.jobs import JobTracker
 from wafermon.flow.presence import Expected, Presence
+from wafermon.flow.recent_errors import RecentErrors
 from wafermon.flow.redact import Redactor
 from wafermon.flow.router import Router
 from wafermon.flow.rule import Rule
@@ -22,6 +23,7 @@ __all__ = [
     "JobTracker",
     "Node",
     "Presence",
+    "RecentErrors",
     "Redactor",
     "Router",
     "Rule",

@@ -13,7 +13,7 @@ from typing import Optional
 from wafermon import __version__
 from wafermon.delivery import DeadLetters, Journal, Pipeline, Slots, Tail
 from wafermon.errors import ConfigError
-from wafermon.flow import Correlator, UserMetrics
+from wafermon.flow import Correlator, RecentErrors, UserMetrics
 from wafermon.net import AdminServer, EventLoop, Inherited, Server, Workers
 from wafermon.observe import Family, Registry, family, process
 from wafermon.sidecar import build
@@ -98,6 +98,7 @@ class Sidecar:
         self.settled_traces = SettledTraces(self.correlator, config.traces, self.loop)
         self.presence = build.presence(config, self.loop.clock())
         self.jobs = build.jobs(config, self.presence)
+        self.recent_errors = RecentErrors()
         runs = os.path.join(config.sidecar.data_dir, "jobs.jsonl")
         self._job_history = JobHistory(runs, self.jobs)
         self.alerting = Alerting(self.loop)
@@ -123,6 +124,7 @@ class Sidecar:
                 self.jobs,
                 self.correlator,
                 self.user_metrics,
+                self.recent_errors,
                 self.alerting,
                 self.tail,
             ],
