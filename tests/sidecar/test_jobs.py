@@ -178,7 +178,7 @@ def test_a_history_that_cannot_be_read_or_written(tmp_path, caplog):
     assert "begins anew" in caplog.text and "cannot be written" in caplog.text
 
 
-@pytest.mark.parametrize("path", ["jobs?state=live", "sources?state=died", "jobs?limit=-1"])
+@pytest.mark.parametrize("path", ["jobs?state=live", "sources?state=died", "jobs?limit=-1", "jobs?sort=msg", "sources?sort=src:sideways"])
 def test_bad_parameters(sidecar, path):
     with pytest.raises(urllib.error.HTTPError) as refused:
         sidecar.get(f"/api/{path}")
@@ -229,6 +229,31 @@ def test_sources_are_in_order_and_bounded():
         "src", "state", "since_ms", "first_seen_ms", "last_seen_ms", "connections", "interval_s",
         "interval_from", "messages", "by_type", "per_s", "rates", "dropped",
     }  # fmt: skip
+
+
+def test_all_rows_are_sorted_before_they_are_cut_off():
+    world = World()
+    for count, src in ((3, "b"), (1, "a"), (2, "c")):
+        for _ in range(count):
+            world.tell(src)
+    world.tell("b", "heartbeat", interval_s=5)
+    world.pipeline.lost.add("a", 3)
+
+    def names(sort):
+        return [one["src"] for one in world.ask("sources", sort=sort, limit="2")["sources"]]
+
+    assert (names("messages"), names("messages:up")) == (["b", "c"], ["a", "c"])
+    assert (names("src:up"), names("src:down"), names("dropped")) == (["a", "b"], ["c", "b"], ["a", "b"])
+    assert names("interval_s:up") == names("interval_s:down") == ["b", "a"]  # who has none is last
+    assert world.ask("sources", sort="src", limit="2")["total"] == 3
+
+
+def test_jobs_are_sorted():
+    world = World()
+    for job_id, percent in (("a", 30), ("b", 50), ("c", 10)):
+        world.tell("etl", "progress", job_id=job_id, percent=percent)
+    assert [one["job_id"] for one in world.ask("jobs", sort="percent")["jobs"]] == ["b", "a", "c"]
+    assert [one["job_id"] for one in world.ask("jobs", sort="job_id:up")["jobs"]] == ["a", "b", "c"]
 
 
 def test_jobs_are_in_order():

@@ -11,7 +11,8 @@ from wafermon.sidecar.pages.dashboard import dashboard
 from wafermon.sidecar.pages.health import health, livez, readyz
 from wafermon.sidecar.pages.jobs import jobs
 from wafermon.sidecar.pages.metrics import metrics
-from wafermon.sidecar.pages.series import resources, series
+from wafermon.sidecar.pages.series import by_name, resources, series
+from wafermon.sidecar.pages.source import source
 from wafermon.sidecar.pages.sources import sources
 from wafermon.sidecar.pages.summary import summary
 from wafermon.sidecar.pages.tail import stream
@@ -30,10 +31,12 @@ def pages(sidecar: Sidecar) -> dict[str, Page]:
         "/api/backends": listed(sidecar),
         "/api/jobs": jobs(sidecar.jobs),
         "/api/live": sidecar.live.page,
+        "/api/metrics": by_name(sidecar.user_metrics),
         "/api/resources": resources(sidecar.user_metrics),
         "/api/series": series(sidecar.user_metrics),
         "/api/services": services(sidecar.correlator),
         "/api/sources": sources(sidecar.presence, sidecar.pipeline),
+        "/api/sources/": source(sidecar),
         "/api/summary": summary(sidecar.summary),
         "/api/traces": traces(sidecar.correlator),
         "/api/traces/": trace(sidecar.correlator),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 from wafermon.flow import JobState, JobTracker
@@ -13,7 +14,7 @@ from wafermon.sidecar.pages.sources import unix_ms
 
 
 def jobs(tracker: JobTracker, clock: Callable[[], float] = time.monotonic) -> Page:
-    """`/api/jobs?state=&q=&limit=`: jobs whose name or source holds the text, the most urgent
+    """`/api/jobs?state=&q=&sort=&limit=`: jobs whose name or source holds the text, the most urgent
     first and of these the newest."""
 
     def page(request: Request) -> Response:
@@ -34,14 +35,33 @@ def jobs(tracker: JobTracker, clock: Callable[[], float] = time.monotonic) -> Pa
             request,
             "jobs",
             found,
-            lambda one: _shown(one, at_zero, now),
+            lambda one: job_object(one, at_zero, now),
+            _SORTS,
             evicted=tracker.evicted,
         )
 
     return page
 
 
-def _shown(one: JobState, at_zero: float, now: float) -> dict[str, Any]:
+#: What jobs may be sorted by, by its name in the answer.
+_SORTS: Mapping[str, Callable[[JobState], Any]] = {
+    "job_id": lambda one: one.job_id,
+    "src": lambda one: one.src,
+    "percent": lambda one: one.percent,
+    "eta_s": lambda one: one.eta_s,
+    "usual_s": lambda one: one.usual_s,
+    "updated_ms": lambda one: one.updated,
+}
+
+
+def job_object(one: JobState, at_zero: float, now: float) -> dict[str, Any]:
+    """A job as the pages have it.
+
+    Args:
+        one: the job.
+        at_zero: Unix seconds when its clock stood at 0.
+        now: what that clock says, in seconds.
+    """
     eta = None if one.eta_s is None else now + one.eta_s
     return {
         "job_id": one.job_id,

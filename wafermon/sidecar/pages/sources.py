@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 from wafermon.delivery import Pipeline
@@ -15,7 +16,8 @@ from wafermon.sidecar.pages.listing import listing, refusal, wanted_state
 def sources(
     presence: Presence, pipeline: Pipeline, clock: Callable[[], float] = time.monotonic
 ) -> Page:
-    """`/api/sources?state=&q=&limit=`: sources whose name holds the text, missing ones first."""
+    """`/api/sources?state=&q=&sort=&limit=`: sources whose name holds the text, missing ones
+    first."""
 
     def page(request: Request) -> Response:
         now = clock()
@@ -35,14 +37,27 @@ def sources(
 
         def shown(one: SourceState) -> dict[str, Any]:
             rates = [round(rate, 2) for rate in presence.rates(one.src, now)]
-            return {**_shown(one, at_zero), "rates": rates, "dropped": dropped.get(one.src, 0)}
+            told = source_object(one, at_zero)
+            return {**told, "rates": rates, "dropped": dropped.get(one.src, 0)}
 
-        return listing(request, "sources", found, shown, evicted=presence.evicted)
+        sorts = {**_SORTS, "dropped": lambda one: dropped.get(one.src, 0)}
+        return listing(request, "sources", found, shown, sorts, evicted=presence.evicted)
 
     return page
 
 
-def _shown(one: SourceState, at_zero: float) -> dict[str, Any]:
+#: What sources may be sorted by, by its name in the answer.
+_SORTS: Mapping[str, Callable[[SourceState], Any]] = {
+    "src": lambda one: one.src,
+    "per_s": lambda one: one.per_s,
+    "messages": lambda one: one.messages,
+    "interval_s": lambda one: one.interval_s,
+    "last_seen_ms": lambda one: one.last_seen,
+}
+
+
+def source_object(one: SourceState, at_zero: float) -> dict[str, Any]:
+    """A source as the pages have it; `at_zero` is Unix seconds when its clock stood at 0."""
     return {
         "src": one.src,
         "state": one.state,

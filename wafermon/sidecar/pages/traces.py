@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any, Callable, Optional
 
 from wafermon.flow import Correlator
 from wafermon.flow.service_graph import ServiceStats
-from wafermon.flow.trace_record import Record
+from wafermon.flow.trace_record import Record, Summary
 from wafermon.flow.trace_view import chosen, summary_object, trace_object
 from wafermon.net import Page, Request, Response
 from wafermon.sidecar.pages.listing import compact, listing, refusal
@@ -18,8 +19,8 @@ _NAMED = 5
 
 
 def traces(correlator: Correlator) -> Page:
-    """`/api/traces?src=&min_ms=&errors=1&q=&limit=`: those that are remembered, the newest first;
-    `q` is looked for in the id, the name of the root and the sources."""
+    """`/api/traces?src=&min_ms=&errors=1&q=&sort=&limit=`: those that are remembered, the newest
+    first; `q` is looked for in the id, the name of the root and the sources."""
 
     def page(request: Request) -> Response:
         try:
@@ -30,10 +31,10 @@ def traces(correlator: Correlator) -> Page:
         records = correlator.records()[::-1]
         wanted = (request.last("src"), least, errors, request.last("q"))
         head = {"remembered": len(records), "evicted": dict(correlator.evicted)}
-        if not any(wanted):  # none is summed up that is not shown
-            return listing(request, "traces", records, _shown, **head)
+        if not (any(wanted) or request.last("sort")):  # none is summed up that is not shown
+            return listing(request, "traces", records, _shown, None, **head)
         found = chosen([record.summary() for record in records], *wanted)
-        return listing(request, "traces", found, summary_object, **head)
+        return listing(request, "traces", found, summary_object, _SORTS, **head)
 
     return page
 
@@ -58,8 +59,8 @@ def trace(correlator: Correlator) -> Page:
 
 
 def services(correlator: Correlator, clock: Callable[[], float] = time.monotonic) -> Page:
-    """`/api/services`: rate, errors and durations of spans by source and name, and who calls
-    whom."""
+    """`/api/services?sort=&limit=`: rate, errors and durations of spans by source and name, and
+    who calls whom."""
 
     def page(request: Request) -> Response:
         graph = correlator.services
@@ -68,9 +69,31 @@ def services(correlator: Correlator, clock: Callable[[], float] = time.monotonic
             for edge in graph.edges()
         ]
         found = graph.stats(clock())
-        return listing(request, "services", found, _stats, edges=edges, evicted=graph.evicted)
+        return listing(
+            request, "services", found, _stats, _STATS_SORTS, edges=edges, evicted=graph.evicted
+        )
 
     return page
+
+
+#: What traces and services may be sorted by, by its name in the answer.
+_SORTS: Mapping[str, Callable[[Summary], Any]] = {
+    "start_ms": lambda one: one.start_ms,
+    "duration_ms": lambda one: one.duration_ms,
+    "src": lambda one: one.src,
+    "spans": lambda one: one.spans,
+    "errors": lambda one: one.errors,
+}
+_STATS_SORTS: Mapping[str, Callable[[ServiceStats], Any]] = {
+    "src": lambda one: one.src,
+    "name": lambda one: one.name,
+    "calls": lambda one: one.calls,
+    "rate_per_s": lambda one: one.rate_per_s,
+    "errors": lambda one: one.errors,
+    "p50": lambda one: one.p50,
+    "p95": lambda one: one.p95,
+    "p99": lambda one: one.p99,
+}
 
 
 def _shown(record: Record) -> dict[str, Any]:
