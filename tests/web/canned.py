@@ -157,13 +157,39 @@ class Canned:
             "listen": {"tcp": "127.0.0.1:17000", "unix": "/run/wafermon/sidecar.sock"},
         }
 
+    def source(self, request):
+        if request.rest == "unknown":
+            return Response.json({"error": "no source unknown is known"}, 404)
+        name = self.name and f"{self.name} 0"
+        errors = [{"ts": now_ms() - 9000 * i, "level": ["error", "fatal"][i % 2], "msg": name or f"no such file: lot{i}.dat", "tid": [None, "abc"][i % 2]}
+                  for i in range(3)]
+        return Response.json({
+            "now_ms": now_ms(), "source": source(8, request.rest), "errors": errors, "errors_sampled": True,
+            "drops": [{"where": "backend nas", "reason": "queue_full", "about": "the queue was full", "count": 12}],
+            "jobs_total": 3, "jobs": [job(i, name) for i in range(3)], "traces": [trace_row(i, name) for i in range(4)],
+            "resources": {"src": request.rest, "cpu": points(0), "mem": points(1), "disk": {name or "/data": points(2)}, "net": {}},
+        })
+
+    def metrics(self, request):
+        names = [self.name or name for name in ("chamber_pressure", "queue_length", "wafers_total")]
+        made = [{"name": name, "kind": ["gauge", "counter"][k == 2], "unit": ["mbar", None, None][k], "series_total": [200, 1, 4][k],
+                 "lowest": 3.5, "highest": 99.25, "series": self.of_metric(name)[:[5, 1, 4][k]]} for k, name in enumerate(names if self.sources else [])]
+        return Response.json({"now_ms": now_ms(), "metrics": made, "total": len(made), "evicted": 0})
+
+    def of_metric(self, name):
+        return [{"name": name, "src": self.name or f"equipment-{i}", "kind": "gauge", "unit": "mbar", "value": 50.25 + i, "points": points(i * 7),
+                 "tags": {"line": "3", "tool": self.name or f"etch-{i}"}} for i in range(9)]
+
     def rows(self, key, make, total):
         def page(request):
+            sort, _, order = (request.last("sort") or "").partition(":")
             wanted = (request.last("q") or request.last("src") or "").lower()
             state = request.last("state")
             names = [f"{self.name} {i}" if self.name else None for i in range(total)]
             rows = [make(i, name) for i, name in enumerate(names)]
             rows = [row for row in rows if wanted in json.dumps(row).lower() and state in (None, row.get("state"))]
+            if sort:
+                rows.sort(key=lambda row: row[sort], reverse=order == "down")
             limit = int(request.last("limit") or 1000)
             return Response.json({"now_ms": now_ms(), "total": len(rows), "evicted": 0, key: rows[:limit]})
         return page
@@ -183,9 +209,7 @@ class Canned:
         return Response.json({"now_ms": now_ms(), "alerts": made if self.sources else [], "recent": recent if self.sources else []})
 
     def series(self, request):
-        made = [{"name": self.name or ["wafers_total", "chamber_pressure", "queue_length"][i % 3], "src": self.name or f"equipment-{i}",
-                 "kind": ["counter", "gauge"][i % 2], "unit": [None, "mbar"][i % 2], "tags": {"line": "3", "tool": self.name or "etch-7"},
-                 "value": 50.25 + i, "points": points(i)} for i in range(9 if self.sources else 0)]
+        made = self.of_metric(request.last("name"))
         return Response.json({"now_ms": now_ms(), "series": made, "total": len(made), "evicted": 0})
 
     def resources(self, request):
@@ -212,7 +236,7 @@ class Canned:
     def pages(self):
         index, files = dashboard()
         return {
-            "/": index, "/web/": files, "/tail": self.tail, "/api/alerts": self.alerts, "/api/series": self.series,
+            "/": index, "/web/": files, "/tail": self.tail, "/api/alerts": self.alerts, "/api/series": self.series, "/api/metrics": self.metrics, "/api/sources/": self.source,
             "/api/resources": self.resources, "/api/services": self.services, "/api/traces/": self.trace,
             "/api/summary": lambda request: Response.json(self.summary()),
             "/api/live": lambda request: Response(Events(self.summary), "text/event-stream"),
@@ -234,10 +258,11 @@ class Odd(Canned):
         lines += [{"v": 1, "src": "a", "ts": now_ms(), "type": word, "data": {}} for word in ("panel", "constructor")]
         return Response(Lines([json.dumps(line).encode() + b"\n" for line in lines]), "application/x-ndjson")
 
-    def series(self, request):
-        made = [{"name": f"m{k}", "src": "a", "kind": "gauge", "unit": unit, "tags": {}, "value": 0, "points": [[now_ms() - 60_000, value]]}
+    def metrics(self, request):
+        made = [{"name": f"m{k}", "kind": "gauge", "unit": unit, "series_total": 1, "lowest": value, "highest": value,
+                 "series": [{"src": "a", "tags": {}, "value": value, "points": [[now_ms() - 60_000, value]]}]}
                 for k, (unit, value) in enumerate([(None, 0), ("furlongs_per_fortnight" * 5, 3)])]
-        return Response.json({"now_ms": now_ms(), "series": made, "total": 2, "evicted": 0})
+        return Response.json({"now_ms": now_ms(), "metrics": made, "total": 2, "evicted": 0})
 
     def trace(self, request):
         found = trace(request.rest, self.spans)

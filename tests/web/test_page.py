@@ -45,7 +45,9 @@ def test_all_that_is_imported_is_there_and_used(path):
     text = path.read_text("utf-8")
     for names, source in re.findall(r'^import (?:\{ ([^}]*) \}|\* as \w+) from "\./([^"]+)";', text, re.M):
         there = (ROOT / "web" / source).read_text("utf-8")
-        for name in filter(None, names.split(", ")):
+        for passed_on in re.findall(r'^export \* from "\./([^"]+)";', there, re.M):
+            there += (ROOT / "web" / passed_on).read_text("utf-8")
+        for name in filter(None, re.split(r",\s+", names)):
             assert re.search(rf"^export (?:async )?(?:function|const|class) {name}\b", there, re.M), (source, name)
             assert len(re.findall(rf"(?<![\w\"]){name}\b", text)) > 1, name
 

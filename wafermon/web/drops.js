@@ -1,24 +1,23 @@
 // What is lost, and why.
-import { h } from "./dom.js";
-import { count, list, text } from "./format.js";
-import { bar, quiet, to } from "./ui.js";
+import { bar, clip, count, empty, h, list, quiet, table, text, to } from "./kit.js";
 
 export const title = "Drops";
 
-export function draw({ summary }) {
-  const drops = [...list(summary?.drops)].sort((a, b) => b.count - a.count);
-  const most = drops.length ? drops[0].count : 1;
-  return [h("h1", {}, "Drops"),
-    quiet("Since the sidecar was started. Every message is delivered, waiting, a dead letter, or here."),
-    drops.length ? h("table", { class: "plain-table" },
-      h("thead", {}, h("tr", {}, ["Where", "Reason", "", "Messages"].map((name, i) =>
-        h("th", { scope: "col", class: i === 3 ? "num" : "" }, name || h("span", { class: "unseen" }, "Share"))))),
-      h("tbody", {}, drops.map((drop) => h("tr", { key: `${drop.where}\n${drop.reason}` },
-        h("td", { class: "wrap" }, text(drop.where)),
-        h("td", {}, h("b", { class: "wrap" }, text(drop.reason)), h("small", { class: "block quiet" }, text(drop.about ?? ""))),
-        h("td", { class: "bar-cell" }, bar(drop.count / most, `share of ${drop.reason}`, "warn")),
-        h("td", { class: "num" }, count(drop.count))))))
-      : summary && h("div", { class: "empty" }, h("h2", {}, "Nothing was lost"),
-        h("p", {}, "What was refused, by backends or on the way in, can be read and sent again by ", h("code", {}, "wafermon dead-letters"), "."),
-        h("p", {}, h("a", { href: to("backends") }, "See how full the queues are")))];
+export function draw(context) {
+	const { summary } = context;
+	const rows = [...list(summary?.drops)].sort((a, b) => b.count - a.count);
+	return [h("h1", title),
+		quiet("Since the sidecar was started. Every message is delivered, waiting, a dead letter, or here."),
+		rows.length ? table({ name: "drops", label: "Drops", rows, context, columns: COLUMNS(rows[0].count),
+			keyOf: (drop) => `${drop.where}\n${drop.reason}` })
+			: summary && empty("Nothing was lost", ["What was refused, by backends or on the way in, can be read and sent again by ",
+				h("code", "wafermon dead-letters"), "."], h("a", { href: to("backends") }, "See how full the queues are"))];
 }
+
+const COLUMNS = (most) => [
+	{ title: "Reason", kind: "name half", cell: (drop) => h("b", { title: drop.about }, text(drop.reason)) },
+	{ title: "Where", kind: "second", cell: (drop) => clip(drop.where) },
+	{ title: "Which means", kind: "about quiet", cell: (drop) => clip(drop.about) },
+	{ title: "Messages", kind: "with-bar", cell: (drop) => [
+		bar(drop.count / most, `share of ${drop.reason}`, "warn"), h("span.num", count(drop.count))] },
+];

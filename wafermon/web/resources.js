@@ -1,46 +1,34 @@
 // What each source uses of its host, by its own word.
-import { lineChart } from "./chart.js";
-import { h } from "./dom.js";
-import { bytes, list, number, percent } from "./format.js";
-import { asked, field, filters, foot, to } from "./ui.js";
-import { none } from "./teach.js";
+import { asked, bytes, field, h, lineChart, list, listed, number, percent, sourceLink } from "./kit.js";
 
 export const title = "Resources";
-const STEP = 40;
+const STEP = 20;
 
-export const path = (context) => asked("api/resources", context, ["src"], STEP);
+export const path = (context) => asked("api/resources", context, ["src", "q"], STEP);
 
 export function draw(context) {
-  const sources = list(context.data?.sources);
-  return [
-    h("h1", {}, "Resources"),
-    filters("resources", field(context, "src", "Source")),
-    sources.length ? [
-      sources.map(section),
-      foot(sources.length, context.data.total ?? sources.length, context, STEP),
-    ] : none(context, "No source tells what it uses",
-      "Messages of type resource are charted here:", "resource"),
-  ];
+	return listed(context, { title, step: STEP, rows: list(context.data?.sources),
+		fields: [field(context, "q", "Source contains")],
+		show: (rows) => rows.map((one) => h("section.resource", { key: one.src },
+			h("h2", sourceLink(one.src)), charts(one))),
+		lesson: ["No source tells what it uses", "Messages of type resource are charted here:", "resource"] });
 }
 
-function section(one) {
-  const named = (object) => Object.entries(object || {}).map(([name, points]) => ({ name, points }));
-  const about = (what) => `${what} of ${one.src}`;
-  return h("section", { key: one.src, class: "resource" },
-    h("h2", { class: "wrap" }, h("a", { href: to("sources", "", { q: one.src }) }, one.src)),
-    h("div", { class: "cards charts" },
-      chart("CPU", [{ name: "cpu", points: one.cpu }], about("CPU"), percent),
-      chart("Memory", [{ name: "mem", points: one.mem }], about("memory"), bytes),
-      chart("Disk", named(one.disk), about("disk"), number),
-      chart("Network", named(one.net), about("network"), number)));
+// The charts of one source; null where it tells nothing.
+export function charts(one) {
+	const named = (object) => Object.entries(object || {}).map(([name, points]) => ({ name, points }));
+	const drawn = [
+		chart("CPU", [{ name: "cpu", points: one.cpu }], one.src, percent),
+		chart("Memory", [{ name: "mem", points: one.mem }], one.src, bytes),
+		chart("Disk", named(one.disk), one.src, number),
+		chart("Network", named(one.net), one.src, number)].filter(Boolean);
+	return drawn.length ? h("div.cards.charts", drawn) : null;
 }
 
-function chart(name, lines, about, show) {
-  const filled = lines.filter((line) => list(line.points).length);
-  if (!filled.length) return null;
-  const points = list(filled[0].points);
-  return h("section", { class: "card", key: name },
-    h("h3", {}, name, filled.length === 1 &&
-      h("b", {}, show(points[points.length - 1][1]))),
-    lineChart({ lines: filled, about, show }));
+function chart(name, lines, src, show) {
+	const filled = lines.filter((line) => list(line.points).length);
+	if (!filled.length) return null;
+	return h("section.card", { key: name },
+		h("h3", name, filled.length === 1 && h("b", show(filled[0].points.at(-1)[1]))),
+		lineChart({ lines: filled, about: `${name} of ${src}`, show }));
 }
