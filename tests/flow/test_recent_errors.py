@@ -23,8 +23,8 @@ def test_the_newest_come_first_and_few_are_kept():
 def test_what_only_looks_like_one_is_none():
     errors = RecentErrors()
     errors.observe(batch([
-        event(level="info", msg='"error"'), frame(type="metric", data={"name": "error", "value": 1}),
-        frame(type="span", tid="t", sid="1", data={"name": "x", "duration_ms": 1, "status": "error"}),
+        event(level="info", msg='"error"'), frame(src="a", type="metric", data={"name": "x", "value": 1, "level": "error"}),
+        frame(src="a", type="span", tid="t", sid="1", data={"name": "x", "duration_ms": 1, "status": "error"}),
         frame(type="heartbeat", src="fatal"),
     ]), 0.0)  # fmt: skip
     assert errors.of("a") == []
