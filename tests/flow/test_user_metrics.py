@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from exposition import lenient, strict
+from exposition import lenient, promtool, strict
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wafermon.flow import UserMetrics
-from wafermon.flow.metric_names import Names
+from wafermon.flow.metric_names import label_names
 from wafermon.flow.series import BOUNDS, MAX_POINTS, Tail
 from wafermon.flow.user_metrics import BYTES_A_SERIES, MAX_LABELS, MAX_PARTS, MAX_TAGS, RESOURCE
 from wafermon.message import Batch
@@ -102,16 +102,55 @@ def test_resource_messages_are_gauges_too():
     assert metrics.left_out["bad_payload"] == 3
 
 
-def test_a_name_of_two_kinds_and_two_names_that_become_one():
+def clashes(metrics):
+    registry = Registry()
+    registry.register(metrics.collect)
+    return strict(render_openmetrics(registry).decode())["sidecar_user_metric_name_clashes"].samples[0].value
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_name_of_two_kinds_and_two_names_that_become_one(backwards):
+    """Whoever came first: after a restart each has the name that it had."""
     metrics = UserMetrics()
-    feed(metrics, *[metric("rows", 1, kind=kind) for kind in ("gauge", "counter", "histogram")])
-    feed(metrics, metric("queue.depth", 2), metric("queue depth", 3), metric("rows_total", 4), metric("rows_total", 5, kind="counter"))
-    found = page(metrics)
-    assert {name: one.type for name, one in found.items()} == {
-        "rows": "gauge", "rows_counter": "counter", "rows_histogram": "histogram", "queue_depth": "gauge",
-        "queue_depth_gauge": "gauge", "rows_total": "gauge", "rows_05250554": "counter",
+    told = [metric("rows", 1, kind=kind) for kind in ("gauge", "counter", "histogram")]
+    told += [metric("queue.depth", 2), metric("queue depth", 3), metric("rows_total", 5, kind="counter")]
+    told += [metric("depth", tags={"a.b": "1"}), metric("depth", tags={"a_b": "2"})]
+    feed(metrics, *(told[::-1] if backwards else told))
+    assert {name: one.type for name, one in page(metrics).items()} == {
+        "rows": "gauge", "rows_added": "counter", "rows_observed": "histogram", "queue_depth": "gauge",
+        "queue_depth_value": "gauge", "rows_05250554": "counter", "depth": "gauge",
     }  # fmt: skip
-    assert metrics._names.clashes == 4
+    found = values(metrics)
+    assert found["queue_depth", ("src", "etl")] == 3 and found["queue_depth_value", ("src", "etl")] == 2
+    assert found["rows_05250554_total", ("src", "etl")] == 5
+    labels = [dict(key[1:]) for key in found if key[0] == "depth"]
+    assert {"src": "etl", "a_b": "2"} in labels and {"src": "etl", "a_b_f64b43cb": "1"} in labels
+    assert clashes(metrics) == 4
+
+
+def test_who_is_called_so_already_keeps_the_name():
+    metrics = UserMetrics()
+    feed(metrics, metric("queue.depth", 1), metric("queue_depth", 2, kind="histogram"))
+    assert {name: one.type for name, one in page(metrics).items()} == {"queue_depth": "histogram", "queue_depth_value": "gauge"}
+
+
+def test_what_prometheus_adds_to_a_scrape_is_nobodys():
+    metrics = UserMetrics()
+    for name in ("up", "scrape_duration_seconds", "scrape_my", "ALERTS", "process_open_fds"):
+        feed(metrics, metric(name), metric(name, kind="counter", src="b"))
+    assert {name.partition("_")[0] for name in page(metrics)} == {"user"}
+    assert ("user_up", ("src", "etl")) in values(metrics)
+
+
+def test_a_foreign_linter_has_nothing_to_say_of_what_scripts_send():
+    metrics = UserMetrics()
+    for name in ("rows", "wafer_count", "yield_sum", "lots_total", "bucket_bucket", "queueDepth", "etl.rows", "2nd", "up", "load_seconds"):
+        feed(metrics, *[metric(name, kind=kind, tags={"lotId": "x", "le": "y"}) for kind in ("gauge", "counter", "histogram")])
+    feed(metrics, frame(1, "etl", "resource", data={"cpu": 3, "mem": 5e6, "disk": {"free": 7}, "net": {"eth0": 1}}))
+    registry = Registry()
+    registry.register(lambda: metrics.expose(0.0))
+    assert promtool("check", "metrics", stdin=render(registry)) == ""
+    assert {"wafer_count_value", "lots", "queue_depth", "rows_added"} <= page(metrics).keys()
 
 
 def test_nobody_poses_as_the_sidecar_and_reserved_labels_stay_so():
@@ -120,7 +159,7 @@ def test_nobody_poses_as_the_sidecar_and_reserved_labels_stay_so():
     feed(metrics, metric("h", 1, kind="histogram", tags={"le": "5", "src": "me", "__name__": "x", "a-b": "1", "a.b": "2", "": ""}))
     feed(metrics, metric("h", 1, kind="histogram", tags={"le": "5", "src": "me", "__name__": "x", "a-b": "1", "a.b": "2", "e": ""}))
     found = page(metrics)
-    assert set(found) == {"user_sidecar_backend_up", "resource_cpu_percent_gauge", "h"}
+    assert set(found) == {"user_sidecar_backend_up", "resource_cpu_percent_value", "h"}
     labels = found["h"].samples[-1].labels
     assert (labels["src"], labels["tag_src"], labels["tag_le"], labels["name"], "e" in labels) == ("etl", "me", "5", "x", False)
     assert {value for label, value in labels.items() if label.startswith("a_b")} == {"1", "2"}
@@ -197,18 +236,14 @@ def test_a_ring_holds_ten_minutes_and_is_thinned():
     assert tail.points() == [[1_000, 1]], "the clock was set back"
 
 
-def test_names_are_given_back_and_stay_apart():
-    names = Names(["taken"])
-    assert names.give("a", "taken").startswith("taken_") and names.clashes == 1
-    assert names.give(("x", "counter"), "x", ("", "_total")) == "x"
-    assert names.give(("x_total", "gauge"), "x_total", ("",), "gauge") == "x_total_gauge"
-    names.give("g", "n_total")
-    assert names.give(("n", "counter"), "n", ("", "_total"), "counter") == "n_counter"
-    names.take_back(("x", "counter"))
-    assert names.give("z", "x_total") == "x_total"
+@given(st.permutations(["a b", "a.b", "a_b", "aB", "le", "tag_le", "src", "2", "tag_2"]))
+def test_labels_stay_apart_whatever_their_order(tags):
+    found = label_names(tags)
+    assert len(set(found.values())) == len(tags) and found == label_names(sorted(tags))
+    assert all(found[tag] == tag for tag in ("a_b", "tag_le", "tag_2"))
 
 
-TEXT = st.text(max_size=5) | st.sampled_from(["rows", "rows_total", "rows.total", "rows_count", "le", "src", "温度", "1", "_", "x_bucket", "x"])
+TEXT = st.text(max_size=5) | st.sampled_from(["rows", "rows_total", "rows.total", "rows_count", "le", "src", "温度", "1", "_", "x_bucket", "x", "up", "rowsTotal"])
 DATA = st.dictionaries(st.sampled_from(["name", "value", "kind", "tags", "unit"]), st.one_of(
     TEXT, st.floats(allow_nan=False, allow_infinity=False), st.integers(), st.none(), st.sampled_from(["gauge", "counter", "histogram"]),
     st.dictionaries(TEXT, TEXT, max_size=3), st.lists(st.integers(), max_size=1)))

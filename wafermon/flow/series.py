@@ -77,7 +77,6 @@ class Series:
     Args:
         owner: what it is of.
         unit: as its source told it, or "".
-        labels: what stands beside its values on the page.
 
     Attributes:
         value: the last one; of a counter the sum so far.
@@ -85,17 +84,16 @@ class Series:
 
     Thread: one writer; reading any.
 
-    >>> series = Series(Owner("etl", "rows", "counter", ()), "", ())
+    >>> series = Series(Owner("etl", "rows", "counter", ()), "")
     >>> [series.add(5.0, ms, 0.0) for ms in (1_000, 2_000)], series.value
     ([True, True], 10.0)
     """
 
-    __slots__ = ("_counts", "_sum", "labels", "owner", "tail", "touched", "unit", "value")
+    __slots__ = ("_counts", "_sum", "owner", "tail", "touched", "unit", "value")
 
-    def __init__(self, owner: Owner, unit: str, labels: Pairs) -> None:
+    def __init__(self, owner: Owner, unit: str) -> None:
         self.owner = owner
         self.unit = unit
-        self.labels = labels
         self.value = self._sum = 0.0
         self.touched = float("-inf")
         self.tail = Tail()
@@ -119,10 +117,9 @@ class Series:
         self.tail.add(ms, value)
         return True
 
-    @property
-    def buckets(self) -> Buckets:
-        """What a histogram has observed."""
-        return Buckets(self.labels, _EDGES, list(self._counts), self._sum)
+    def buckets(self, labels: Pairs) -> Buckets:
+        """What a histogram has observed, under its labels on the page."""
+        return Buckets(labels, _EDGES, list(self._counts), self._sum)
 
     @property
     def chars(self) -> int:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Optional
 
-from wafermon.flow.metric_names import SUFFIXES, Names, valid
+from wafermon.flow.metric_names import family_names, is_renamed, label_names
 from wafermon.flow.series import Owner, Pairs, Series, number, pairs
 from wafermon.message import Batch, Message, is_name
 from wafermon.observe import Family, Sample, family
@@ -22,8 +22,6 @@ _ABOUT = {
     DISK: "What a source told of disks, by name.",
     NET: "What a source told of networks, by name.",
 }
-#: Labels with a meaning of their own.
-_RESERVED = ("src", "le", "quantile")
 #: Tags of one series, names in one `disk` or `net`, names of tags in one family.
 MAX_TAGS, MAX_PARTS, MAX_LABELS = 16, 64, 64
 #: Bound of the memory, by series; one without tags takes 2,500 bytes, 1,920 of these its points.
@@ -34,16 +32,22 @@ _EXPIRE_AT_A_TIME = 20
 
 
 class _Family:
-    """What stands under one name on the page."""
+    """What stands under one name on the page: `labels` are by the tags that its series have."""
 
-    __slots__ = ("about", "kind", "labels", "name", "size")
+    __slots__ = ("about", "kind", "labels", "size")
 
-    def __init__(self, name: str, kind: str, about: str) -> None:
-        self.name = name
-        self.kind = kind
-        self.about = about
-        self.labels = Names(_RESERVED)
+    def __init__(self, name: str, kind: str, unit: str) -> None:
+        self.kind = "gauge" if kind == RESOURCE else kind
+        measured = f" in {unit}" if unit else ""
+        about = f"The {kind} {name}{measured} of the sources."
+        self.about = _ABOUT[name] if kind == RESOURCE else about
+        self.labels: Mapping[str, str] = {}
         self.size = 0
+
+    def name_tags(self, tags: Pairs) -> None:
+        """Have labels for these tags, too. Replaced whole, as somebody may read meanwhile."""
+        if any(tag not in self.labels for tag, _ in tags):
+            self.labels = label_names({*self.labels, *[tag for tag, _ in tags]})
 
 
 class _Seen(NamedTuple):
@@ -52,14 +56,18 @@ class _Seen(NamedTuple):
     series: Series
     family: _Family
 
+    def shown_labels(self) -> Pairs:
+        """What stands beside its values on the page."""
+        owner, labels = self.series.owner, self.family.labels
+        return (("src", owner.src), *[(labels[tag], value) for tag, value in owner.tags])
+
 
 class UserMetrics:
     """Keep the last values of what sources measure, bounded in every way.
 
     A series is what one source tells under one name, of one kind, with one set of tags. Names and
-    tags become valid, each its own: where two would be one, the later gets its kind or a checksum
-    behind it. One source gets half of the series at most, so that a script that puts a lot's number
-    in a tag leaves room for others.
+    tags become valid, each its own, as `metric_names` has it. One source gets half of the series at
+    most, so that a script that puts a lot's number in a tag leaves room for others.
 
     Args:
         max_series: series that are kept; past it, or past 4 KiB a series, the one that was silent
@@ -82,10 +90,7 @@ class UserMetrics:
         self._known: OrderedDict[Owner, _Seen] = OrderedDict()
         self._by_source: dict[str, int] = {}
         self._families: dict[tuple[str, str], _Family] = {}
-        self._names = Names()
         self._bytes = 0
-        for name in _ABOUT:  # for ever: nobody else gets these names
-            self._names.give((name, RESOURCE), name)
         #: Values that were not taken up, by reason.
         self.left_out = {"bad_payload": 0, "too_many": 0}
         #: Series that were dropped, by reason.
@@ -146,34 +151,21 @@ class UserMetrics:
         """A series for an owner that has none; None where its source has too many."""
         held = self._by_source.get(owner.src, 0)
         under = self._families.get((owner.name, owner.kind))
-        labels = None if under is None else under.labels
-        if held >= max(1, self._max_series // 2) or (labels and len(labels) >= MAX_LABELS):
+        full = under is not None and len(under.labels) >= MAX_LABELS
+        if full or held >= max(1, self._max_series // 2):
             self.left_out["too_many"] += 1
             return None
-        under = under or self._begin_family(owner, unit)
-        own = [(under.labels.give(tag, _label(tag)), value) for tag, value in owner.tags]
-        seen = _Seen(Series(owner, unit, (("src", owner.src), *own)), under)
+        if under is None:
+            under = _Family(owner.name, owner.kind, unit)
+            self._families[owner.name, owner.kind] = under
+        under.name_tags(owner.tags)
+        seen = _Seen(Series(owner, unit), under)
         self._known[owner] = seen
         self._by_source[owner.src] = held + 1
         under.size += 1
         self._bytes += _BASE_BYTES + _CHAR_BYTES * seen.series.chars
         self._shrink()
         return seen
-
-    def _begin_family(self, owner: Owner, unit: str) -> _Family:
-        kind = "gauge" if owner.kind == RESOURCE else owner.kind
-        name = self._names.give(
-            (owner.name, owner.kind), _family_name(owner.name, kind), SUFFIXES[kind], kind
-        )
-        about = _ABOUT.get(owner.name) if owner.kind == RESOURCE else None
-        measured = f" in {unit}" if unit else ""
-        found = _Family(
-            f"{name}_total" if kind == "counter" else name,
-            kind,
-            about or f"The {kind} {owner.name}{measured} of the sources.",
-        )
-        self._families[owner.name, owner.kind] = found
-        return found
 
     # -- the way out ---------------------------------------------------------------------------
 
@@ -201,8 +193,6 @@ class UserMetrics:
         under.size -= 1
         if not under.size:
             del self._families[owner.name, owner.kind]
-            if owner.kind != RESOURCE:
-                self._names.take_back((owner.name, owner.kind))
 
     # -- what others see -----------------------------------------------------------------------
 
@@ -212,10 +202,12 @@ class UserMetrics:
 
     def expose(self, now: float) -> list[Family]:
         """The families of the page that a Prometheus scrapes."""
-        found: dict[str, tuple[_Family, list[Series]]] = {}
-        for series, under in self._fresh(now):
-            found.setdefault(under.name, (under, []))[1].append(series)
-        return [_shown(under, under_it) for _, (under, under_it) in sorted(found.items())]
+        found: dict[tuple[str, str], list[_Seen]] = {}
+        for seen in self._fresh(now):
+            owner = seen.series.owner
+            found.setdefault((owner.name, owner.kind), []).append(seen)
+        names = _names(found)
+        return [_shown(names[key], found[key]) for key in sorted(found, key=lambda key: names[key])]
 
     def _fresh(self, now: float) -> list[_Seen]:
         since = now - self._stale_seconds
@@ -223,6 +215,7 @@ class UserMetrics:
 
     def collect(self) -> list[Family]:
         """Yield how many there are, and the bounds that were hit."""
+        names = _names(list(self._families))  # a copy in one step
         return [
             family(
                 "sidecar_user_series",
@@ -245,20 +238,27 @@ class UserMetrics:
                 "reason",
             ),
             family(
-                "sidecar_user_metric_name_clashes_total",
-                "counter",
-                "Metrics that got another name, as another one of theirs was taken.",
-                {"": self._names.clashes},
+                "sidecar_user_metric_name_clashes",
+                "gauge",
+                "Metrics that have another name than alone, as theirs is that of another one.",
+                {"": sum(is_renamed(key, name) for key, name in names.items())},
             ),
         ]
 
 
-def _shown(under: _Family, under_it: list[Series]) -> Family:
+def _names(metrics: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """The names of families by names and kinds of metrics: nobody else gets those of resources."""
+    names = family_names([metric for metric in metrics if metric[1] != RESOURCE], _ABOUT)
+    return {**names, **{(name, RESOURCE): name for name in _ABOUT}}
+
+
+def _shown(name: str, under_it: list[_Seen]) -> Family:
     """A family with all its series."""
-    shown = Family(under.name, under.kind, under.about, ())
-    if under.kind == "histogram":
-        return shown._replace(buckets=[one.buckets for one in under_it])
-    return shown._replace(samples=[Sample("", one.labels, one.value) for one in under_it])
+    kind, about = under_it[0].family.kind, under_it[0].family.about
+    if kind == "histogram":
+        return Family(name, kind, about, (), [s.series.buckets(s.shown_labels()) for s in under_it])
+    samples = [Sample("", seen.shown_labels(), seen.series.value) for seen in under_it]
+    return Family(name, kind, about, samples)
 
 
 def _fits(owner: Owner, unit: object) -> bool:
@@ -270,19 +270,6 @@ def _fits(owner: Owner, unit: object) -> bool:
         and len(owner.tags) <= MAX_TAGS
         and all(is_name(tag) and is_name(value) for tag, value in owner.tags)
     )
-
-
-def _family_name(name: str, kind: str) -> str:
-    wanted = valid(name, "metric")
-    if kind == "counter" and wanted.endswith("_total"):
-        wanted = wanted[: -len("_total")]
-    # Nobody may pose as the sidecar, to which alert rules listen.
-    return f"user_{wanted}" if wanted.startswith(("sidecar_", "process_")) else wanted
-
-
-def _label(tag: str) -> str:
-    wanted = valid(tag, "tag")
-    return f"tag_{wanted}" if wanted in _RESERVED else wanted
 
 
 def _parts(data: Mapping[str, Any]) -> Iterator[tuple[str, Pairs, object]]:
