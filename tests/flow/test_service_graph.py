@@ -72,6 +72,21 @@ def test_names_past_the_cap_are_counted_together():
     assert found["a", "y" * 128].calls == 10
 
 
+def test_a_source_with_too_many_names_has_one_for_the_rest_and_leaves_room_for_others():
+    graph = ServiceGraph(max_names=7, max_names_a_source=3)
+    for n in range(10):
+        graph.count("etl", f"load LOT{n}", 1.0, "ok")
+    for src in "abcde":
+        graph.count(src, "parse", 1.0, "ok")
+    graph.count("etl", "load LOT1", 1.0, "error")
+    found = {key: (one.calls, one.errors) for key, one in stats(graph).items()}
+    assert found == {
+        ("etl", "load LOT0"): (1, 0), ("etl", "load LOT1"): (2, 1), ("etl", "load LOT2"): (1, 0), ("etl", "_other"): (7, 0),
+        ("a", "parse"): (1, 0), ("b", "parse"): (1, 0), ("c", "parse"): (1, 0), ("_other", "_other"): (2, 0),
+    }  # fmt: skip
+    assert graph.evicted == 9
+
+
 def test_calls_between_sources():
     graph = ServiceGraph(max_edges=2)
     a, b = Span("1", None, "a", "x", 0, 1.0), Span("2", "1", "b", "y", 0, 1.0, "error")
@@ -87,7 +102,7 @@ def test_calls_between_sources():
 def test_families_are_capped_and_valid():
     graph = ServiceGraph()
     for n in range(300):
-        graph.count("a", f'x"{n}\\', 20.0, "ok")
+        graph.count(f"a{n % 5}", f'x"{n}\\', 20.0, "ok")
     registry = Registry()
     registry.register(graph.collect)
     text = render(registry).decode()

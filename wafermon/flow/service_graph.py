@@ -58,8 +58,13 @@ class Edge(NamedTuple):
 class ServiceGraph:
     """Count spans by source and name, and calls between sources; what is past a cap is `_other`.
 
+    What has counts keeps them for good, as a counter must not come and go. So that a script that
+    puts a lot's number in its names leaves room for others, and is seen to do it, its further ones
+    are one: `_other` of that source.
+
     Args:
         max_names: pairs of source and span name with counts of their own.
+        max_names_a_source: how many of these one source gets.
         max_edges: pairs of sources.
 
     Thread: `count` and `note` loop only; `add_calls` one at a time; the rest any.
@@ -70,9 +75,13 @@ class ServiceGraph:
     ('loader', 'parse', 1, 0, 0.0)
     """
 
-    def __init__(self, *, max_names: int = 1_000, max_edges: int = 1_000) -> None:
+    def __init__(
+        self, *, max_names: int = 1_000, max_names_a_source: int = 100, max_edges: int = 1_000
+    ) -> None:
         self._max_names, self._max_edges = max_names, max_edges
+        self._max_names_a_source = max_names_a_source
         self._totals: _Totals = {}
+        self._by_source: dict[str, int] = {}
         self._edges: dict[_Key, tuple[int, int]] = {}
         #: Copies of the totals, the newest at the end, each with its time.
         self._notes: deque[tuple[float, dict[_Key, tuple[float, ...]]]] = deque(maxlen=NOTES)
@@ -93,12 +102,18 @@ class ServiceGraph:
             total[_ERRORS] += 1
 
     def _new(self, src: str, name: str) -> list[float]:
-        key = (src, name[:MAX_LABEL_CHARS])
+        """Where a name is counted that has no counts, or none under its full length."""
+        wanted = key = (src, name[:MAX_LABEL_CHARS])
+        if key not in self._totals and self._by_source.get(src, 0) >= self._max_names_a_source:
+            key = (src, OTHER)
         if key not in self._totals and len(self._totals) >= self._max_names:
-            self.evicted += 1
             key = _OTHERS
-        new = [0, 0, math.inf, -math.inf, *[0] * (len(BOUNDS_MS) + 1)]
-        return self._totals.setdefault(key, new)
+        self.evicted += key != wanted
+        total = self._totals.get(key)
+        if total is None:
+            total = self._totals[key] = [0, 0, math.inf, -math.inf, *[0] * (len(BOUNDS_MS) + 1)]
+            self._by_source[key[0]] = self._by_source.get(key[0], 0) + 1
+        return total
 
     def note(self, now: float) -> None:
         """Note the counts down, every `NOTE_SECONDS`."""
