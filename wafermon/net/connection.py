@@ -12,6 +12,7 @@ from wafermon.wire.session import Session, State
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from wafermon.message import Batch
     from wafermon.net.door import Door
 
 #: 64 KiB beat 256 KiB nearly always: larger buffers are mapped anew by malloc each time.
@@ -157,10 +158,15 @@ class Connection:
         if batch or batch.rejects:
             if batch:
                 self.carries(batch.sources)
+            self._complain(batch)
             batch.received_ms = int(now * 1000)
             server.outlet.submit(batch, self)
         if batch.receipt or self.session.greets:
             self.expect(batch.receipt)
+
+    def _complain(self, batch: Batch) -> None:
+        if batch.rejects:
+            self._door.server.rejections.note(self.src, self.origin, batch.rejects)
 
     @property
     def sources(self) -> dict[str, float]:
@@ -295,6 +301,7 @@ class Connection:
         self._door.server.loop.watch(self.sock, None, None)
         self._watch.forget(self)
         batch = self.session.receive_eof()
+        self._complain(batch)
         if batch.rejects:
             self._door.server.outlet.submit(batch, self)
         self.sock.close()

@@ -205,9 +205,7 @@ class Door:
             self._failed_to_accept(error)
             return False
         self.server.accepted += 1
-        origin = ""
-        if self.listen.secret is not None:
-            origin = peer.origin(sock, address)
+        origin = peer.origin(sock, address)
         reason = self._objection(sock, origin)
         if reason:
             sock.close()
@@ -231,7 +229,8 @@ class Door:
         allowed = self.listen.allow_uids
         if allowed is not None and peer.user(sock) not in allowed:
             return "user"
-        return "locked_out" if origin and self.server.lockout.holds(origin) else ""
+        guarded = origin and self.listen.secret is not None
+        return "locked_out" if guarded and self.server.lockout.holds(origin) else ""
 
     def _shaken(self, handshake: Handshake, reason: str) -> None:
         """A handshake has ended, well where there is no reason."""

@@ -18,6 +18,7 @@ from wafermon.net.door import Door, Listen
 from wafermon.net.intake import Intake
 from wafermon.net.lockout import Lockout
 from wafermon.net.loop import EventLoop
+from wafermon.net.rejections import Rejections
 from wafermon.net.workers import Workers
 from wafermon.observe import Family, family
 from wafermon.wire import SessionTable
@@ -101,6 +102,7 @@ class Server:
         self.outlet = outlet
         self.sessions = SessionTable() if sessions is None else sessions
         self.intake = Intake(self)
+        self.rejections = Rejections(self.loop)
         self.draining = False
         self.accepted = 0
         self.accept_errors = 0
@@ -300,6 +302,7 @@ class Server:
         for door in self._all_doors:
             self.cut_off += sum(connection.has_more() for connection in door.connections)
             door.end("shutdown")
+        self.rejections.tell()
         self.loop.stop()
 
     def closed(self, connection: Connection, reason: str) -> None:
