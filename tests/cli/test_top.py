@@ -12,7 +12,7 @@ import termios
 import time
 
 import pytest
-from support import DEADLINE_SECONDS, ROOT, eventually
+from support import DEADLINE_SECONDS, ROOT, SidecarProcess, eventually
 
 #: What a source may be called, and what a message may say.
 NAME, MSG = "evil\u202e<b>\u200b", "\x1b]0;owned\x07more"
@@ -100,12 +100,17 @@ def test_a_screen_that_is_looked_at(sidecar, tmux):
     tmux.keys("p", "BTab")
     tmux.shows("[jobs]", "90.0 %")
 
+    tmux.keys("?")
+    tmux.shows("view before it")
+    tmux.keys("x")
+    tmux.shows("90.0 %")
+
     tmux("resize-window", "-x", "50", "-y", "10")
     tmux.shows("[jobs]", "q quit")
     eventually(lambda: len(tmux.screen.rstrip("\n").splitlines()) == 10, "ten lines")
     assert all(len(text) <= 50 for text in tmux.screen.splitlines())
     tmux("resize-window", "-x", "120", "-y", "40")
-    tmux.shows("q quit  tab view  arrows")
+    tmux.shows("q quit  ? keys  tab view")
 
     tmux.keys("q")
     tmux.shows("left with 0")
@@ -250,6 +255,33 @@ def test_in_a_pipe_it_prints_lines(sidecar):
         process.send_signal(signal.SIGINT)
         process.stdout.read()
         assert process.wait(timeout=30) == 128 + signal.SIGINT
+
+
+@pytest.fixture
+def guarded(tmp_path):
+    """A sidecar that asks for the token in `tmp_path / "token"`."""
+    token = tmp_path / "token"
+    token.write_text("tell nobody but the fab\n")
+    token.chmod(0o600)
+    health = {"metrics_port": 0, "token_file": str(token)}
+    made = SidecarProcess(tmp_path, config={"sidecar": {"data_dir": str(tmp_path / "data"), "tcp": {"port": 0}, "health": health}})
+    yield made
+    made.stop()
+
+
+def test_who_has_no_token_is_told_what_to_do(guarded, tmp_path):
+    done = subprocess.run(top(guarded, "--once"), capture_output=True, cwd=ROOT, timeout=60, encoding="utf-8")
+    assert done.returncode == 1 and "--token-file FILE" in done.stderr and not done.stdout
+    words = top(guarded, "--once", "--token-file", str(tmp_path / "token"))
+    done = subprocess.run(words, capture_output=True, cwd=ROOT, timeout=60, encoding="utf-8")
+    assert (done.returncode, done.stderr) == (0, "") and "SOURCES" in done.stdout
+
+
+def test_a_small_terminal_says_that_a_token_is_asked_for(guarded):
+    terminal = Terminal(top(guarded), {"LINES": "12", "COLUMNS": "40"})
+    terminal.until(b"--token-file FILE")
+    os.write(terminal.master, b"q")
+    assert terminal.end() == (0, "")
 
 
 def test_nobody_there():

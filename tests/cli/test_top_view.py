@@ -164,3 +164,29 @@ def test_whatever_is_said_is_drawn(parts, view, width):
     parts = json.loads(json.dumps(parts))
     lines = frame(Snapshot(parts), Look(view=view, text="a"), width, 30)
     assert all(text.isprintable() for text, _ in lines)
+
+
+NO_TOKEN = "/api/summary: it asks for a token, which goes by --token-file FILE (status 401)"
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_small_screen_says_what_counts(view):
+    shown = texts(frame(Snapshot(PARTS), Look(view=view), 40, 12))
+    assert len(shown) == 12 and all(columns(text) <= 40 for text in shown)
+    assert "DEGRADED" in shown[0] and f"[{view}]" in shown[3] and shown[-1].startswith("q quit  ? keys  tab view")
+    for fault in (NO_TOKEN, "x" * 5_000):
+        shown = texts(frame(Snapshot(fault=fault), Look(view=view), 40, 12))
+        assert len(shown) == 12 and all(columns(text) <= 40 for text in shown) and f"[{view}]" in "".join(shown)
+    assert "--token-file FILE" in " ".join(texts(frame(Snapshot(fault=NO_TOKEN), Look(view=view), 40, 12))[:3])
+
+
+def test_the_keys_are_shown_until_the_next_key():
+    look = Look(top=3)
+    assert press(look, "?", 10) is False and look.helping and look.top == 0
+    shown = "\n".join(texts(frame(Snapshot(PARTS), look, 40, 14)))
+    assert all(word in shown for word in ("quit", "next view", "only what has this", "pause")) and "late-one" not in shown
+    press(look, "p", 10)
+    assert not look.helping and not look.paused
+    press(look, "h", 10)
+    with pytest.raises(Quit):
+        press(look, "q", 10)

@@ -27,6 +27,7 @@ keys:
   up, down, PgUp, PgDn      scroll
   /                         show only what has this in its name; Enter takes it, Esc leaves it
   p                         pause, and go on
+  ?                         these keys; any key leaves them
 
 A sidecar that is gone is asked again until it answers. Where the output is no terminal, or TERM is
 dumb, plain lines are printed in place of a screen. NO_COLOR is respected.

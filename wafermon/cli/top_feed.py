@@ -12,6 +12,8 @@ from wafermon.errors import NoAnswer
 
 #: Rows that are asked for: of each part for the view of all, and of the one that has its own view.
 _FEW, _MANY = 100, 500
+#: No answer at all, no token, another name: no page would say anything else.
+_SAID_TO_ALL = (0, 401, 421)
 
 
 def ask(admin: tuple[str, int], look: Look) -> dict[str, Any]:
@@ -21,7 +23,7 @@ def ask(admin: tuple[str, int], look: Look) -> dict[str, Any]:
         The answers of the pages by their names; None for one that this sidecar does not have.
 
     Raises:
-        NoAnswer: there is no sidecar.
+        NoAnswer: there is no sidecar, or it asks for a token or another name.
     """
     limit = _FEW if look.view == "all" else _MANY
     parts: dict[str, Any] = {}
@@ -32,7 +34,7 @@ def ask(admin: tuple[str, int], look: Look) -> dict[str, Any]:
         try:
             parts[part] = fetch(admin, f"/api/{part}", {} if part == "summary" else query)
         except NoAnswer as error:
-            if not error.status:
+            if error.status in _SAID_TO_ALL:
                 raise
             parts[part] = None
     return parts

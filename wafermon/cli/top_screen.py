@@ -52,6 +52,9 @@ def press(look: Look, key: str, page: int) -> bool:
              " ": page, "KEY_HOME": -look.top, "KEY_END": 1_000_000}  # fmt: skip
     if key in ("q", "Q"):
         raise Quit
+    if look.helping or key in ("?", "h", "KEY_F(1)"):
+        look.helping, look.top = not look.helping, 0
+        return False
     if key in ("\t", "KEY_BTAB", "KEY_RIGHT", "KEY_LEFT"):
         step = 1 if key in ("\t", "KEY_RIGHT") else -1
         look.view = VIEWS[(VIEWS.index(look.view) + step) % len(VIEWS)]

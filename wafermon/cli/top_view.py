@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Optional
 
@@ -32,7 +33,20 @@ _TONES = {
 }  # fmt: skip
 #: Lines around the rows of the three long parts of the view of all.
 _FIXED_LINES = 17
-_KEYS = "q quit  tab view  arrows PgUp PgDn scroll  / filter  p pause"
+_KEYS = "q quit  ? keys  tab view  / filter  p pause  arrows scroll"
+_HELP = (
+    "q            quit",
+    "tab, right   next view",
+    "left         view before it",
+    "up, down     a line (also k, j)",
+    "PgUp, PgDn   a screen (also space)",
+    "Home, End    first line, last line",
+    "/            only what has this in it",
+    "Enter, Esc   take the filter, leave it",
+    "p            pause, and go on",
+)
+#: Lines for why nothing is known; the rest of the screen is for what was.
+_FAULT_LINES = 3
 _EMPTY = {
     "sources": "no sources yet: wafermon send heartbeat --src etl interval_s=30",
     "jobs": "no jobs yet: wafermon send progress --src etl job_id=load percent=40",
@@ -74,6 +88,7 @@ class Look:
         text: only what holds this.
         typing: whether keys go into `text`.
         paused: whether the screen stands still.
+        helping: whether the keys are shown in place of the view.
         top: the first line of the body that is shown.
     """
 
@@ -81,6 +96,7 @@ class Look:
     text: str = ""
     typing: bool = False
     paused: bool = False
+    helping: bool = False
     top: int = 0
 
 
@@ -95,8 +111,11 @@ def frame(said: Snapshot, look: Look, width: int, height: int, address: str = ""
     >>> [line.text for line in frame(Snapshot(fault="no sidecar answers"), Look(), 80, 4)][0]
     'NO ANSWER for 0 s, trying again: no sidecar answers'
     """
-    head = [*header(said, address), Line(_tabs(look), TITLE)]
-    lines = body(said, look, width, (height - _FIXED_LINES) // 3)
+    head = [*header(said, address, width), Line(_tabs(look, width), TITLE)]
+    lines = (
+        [Line(text) for text in _HELP] if look.helping
+        else body(said, look, width, (height - _FIXED_LINES) // 3)
+    )  # fmt: skip
     room = max(0, height - len(head) - 1)
     look.top = max(0, min(look.top, len(lines) - room))
     shown = lines[look.top : look.top + room]
@@ -107,11 +126,15 @@ def frame(said: Snapshot, look: Look, width: int, height: int, address: str = ""
     return [Line(clipped(text, width), tone) for text, tone in screen[: max(0, height)]]
 
 
-def header(said: Snapshot, address: str = "") -> Iterator[Line]:
-    """The status of the sidecar, in two lines or three."""
+def header(said: Snapshot, address: str = "", width: int = 0) -> Iterator[Line]:
+    """The status of the sidecar, in two lines or three; more, where it takes `width` columns to say
+    why there is no answer. 0 is for all that is needed."""
     if said.fault:
         silent = duration(said.silent_s)
-        yield Line(f"NO ANSWER for {silent}, trying again: {visible(said.fault)}", BAD)
+        text = f"NO ANSWER for {silent}, trying again: {visible(said.fault)}"
+        # What to do about it stands at the end, so it is not cut off.
+        for part in textwrap.wrap(text, width)[:_FAULT_LINES] if width > 0 else [text]:
+            yield Line(part, BAD)
     summary = said.parts.get("summary")
     if summary is None:
         return
@@ -134,8 +157,11 @@ def header(said: Snapshot, address: str = "") -> Iterator[Line]:
     yield Line("   ".join((*told, load(summary))).rstrip(), DIM if said.fault else PLAIN)
 
 
-def _tabs(look: Look) -> str:
-    tabs = " ".join(f"[{name}]" if name == look.view else f" {name} " for name in VIEWS)
+def _tabs(look: Look, width: int) -> str:
+    """All views, or, where there is no room, that at hand and those after it."""
+    has_room = sum(map(len, VIEWS)) + 3 * len(VIEWS) <= width
+    shown = VIEWS if has_room else VIEWS[VIEWS.index(look.view) :]
+    tabs = " ".join(f"[{name}]" if name == look.view else f" {name} " for name in shown)
     text = f"  filter: {visible(look.text)}" if look.text else ""
     return f"{tabs}{text}{'  PAUSED' if look.paused else ''}"
 
