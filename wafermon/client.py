@@ -901,28 +901,34 @@ class Client:
         except Exception as error:
             self._sender.refuse(error)
 
-    def span(self, name: str, kind: Optional[str] = None, ctx: _Context = None) -> "Span":
+    def span(
+        self, name: str, kind: Optional[str] = None, ctx: _Context = None, send_open: bool = False
+    ) -> "Span":
         """A span for a `with` statement, or as a decorator; it begins when that is entered.
 
         Args:
             name: what is done.
             kind: a class of work, such as "query".
             ctx: what belongs to it, as JSON values.
+            send_open: send it when it begins, too: it is seen while it lasts, and where a program
+                was that is killed. A second message, so for what takes seconds.
 
         >>> with client.span("parse") as span:
         ...     client.log_event("info", "within it")
         >>> @client.span("load")
         ... async def load(path): ...
         """
-        return Span(self, name, kind, ctx)
+        return Span(self, name, kind, ctx, send_open)
 
-    def start_span(self, name: str, kind: Optional[str] = None, ctx: _Context = None) -> "Span":
+    def start_span(
+        self, name: str, kind: Optional[str] = None, ctx: _Context = None, send_open: bool = False
+    ) -> "Span":
         """Begin a span, with the arguments of `span`; it lasts until its `end`.
 
         >>> span = client.start_span("parse")
         >>> span.end()
         """
-        return Span(self, name, kind, ctx)._begin()
+        return Span(self, name, kind, ctx, send_open)._begin()
 
     def traceparent(self) -> str:
         """The W3C trace context for a child process: of the span around the call, else the one that
@@ -1007,7 +1013,8 @@ class Span:
 
     From its begin to its end the messages of the same thread or task carry its ids, and spans that
     begin there are its children. A span outside of any is a child of `TRACEPARENT`, where the
-    environment has one. Its frame is sent when it ends; in a child forked within it, none.
+    environment has one. Its frame is sent when it ends, and with `send_open` one when it begins; in
+    a child forked within it, none.
 
     Attributes:
         tid: id of the trace, 32 hex digits.
@@ -1017,10 +1024,13 @@ class Span:
     Thread: any may end it; it encloses what runs in the thread or task that began it.
     """
 
-    def __init__(self, client: Client, name: str, kind: Optional[str], ctx: _Context) -> None:
+    def __init__(
+        self, client: Client, name: str, kind: Optional[str], ctx: _Context, send_open: bool
+    ) -> None:
         self.tid = self.sid = self._flags = ""
         self.pid: Optional[str] = None
         self._client, self._name, self._kind, self._ctx = client, name, kind, ctx
+        self._send_open = send_open
         self._live = False
 
     def _begin(self) -> "Span":
@@ -1038,6 +1048,8 @@ class Span:
         self._ts, self._clock = int(time() * 1000), monotonic()
         self._live = True
         _current.set(self)
+        if self._send_open:
+            self._send(None, "open", None)
         return self
 
     def end(self, status: str = "ok", ctx: _Context = None) -> None:
@@ -1055,6 +1067,9 @@ class Span:
         if self._process != os.getpid():
             return
         passed = round((monotonic() - self._clock) * 1000, 3)
+        self._send(passed, status, ctx)
+
+    def _send(self, passed: Optional[float], status: str, ctx: _Context) -> None:
         data = {"name": self._name, "duration_ms": passed, "status": status, "kind": self._kind}
         ids = _given({"tid": self.tid, "sid": self.sid, "pid": self.pid})
         try:
@@ -1084,7 +1099,7 @@ class Span:
         """Decorate a function or a coroutine function: each call is a span of its own."""
 
         def fresh() -> Span:
-            return Span(self._client, self._name, self._kind, self._ctx)
+            return Span(self._client, self._name, self._kind, self._ctx, self._send_open)
 
         if getattr(getattr(func, "__code__", None), "co_flags", 0) & _CO_COROUTINE:
 

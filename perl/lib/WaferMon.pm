@@ -206,6 +206,7 @@ sub start_span {
     );
     push @{ $self->{open} }, \%span;
     $self->{ids} = _ids(\%span);
+    $self->_send_span(\%span, undef, 'open', $span{ctx}) if $option{send_open};
     return WaferMon::Span->_new($self, \%span);
 }
 
@@ -221,13 +222,19 @@ sub _end_span {
     my ($at) = grep { $open->[$_] == $span } reverse 0 .. $#$open or return 0;
     splice @$open, $at, 1;
     $self->{ids} = @$open ? _ids($open->[-1]) : '';
-    local ($ROOM_BYTES, $FAULT) = ($MAX_FRAME_BYTES);
     my @ctx = grep { defined } $span->{ctx}, $option{ctx};
     my $ctx = @ctx == 2 && ref $ctx[0] eq 'HASH' && ref $ctx[1] eq 'HASH' ? { %{ $ctx[0] }, %{ $ctx[1] } } : $ctx[-1];
+    my $ms  = int(1e6 * (_now() - $span->{started_s}) + 0.5) / 1000;
+    return $self->_send_span($span, $ms, $option{status} // 'ok', $ctx);
+}
+
+sub _send_span {
+    my ($self, $span, $ms, $status, $ctx) = @_;
+    local ($ROOM_BYTES, $FAULT) = ($MAX_FRAME_BYTES);
     return $self->_emit('span',
               '{"name":' . _text($span->{name})
-            . ',"duration_ms":' . _number(int(1e6 * (_now() - $span->{started_s}) + 0.5) / 1000)
-            . ',"status":' . _text($option{status} // 'ok')
+            . (defined $ms && ',"duration_ms":' . _number($ms))
+            . ',"status":' . _text($status)
             . (defined $span->{kind} && ',"kind":' . _text($span->{kind}))
             . (defined $ctx && ',"ctx":' . _value($ctx, 1)) . '}',
         _ids($span) . ($span->{pid} && qq(,"pid":"$span->{pid}")), $span->{ts});
@@ -1141,11 +1148,14 @@ The script is alive; C<interval_s> says when the next heartbeat is due. It sends
 
 =head2 start_span
 
-    my $span = $m->start_span($name, kind => 'client', ctx => \%ctx);
+    my $span = $m->start_span($name, kind => 'client', ctx => \%ctx, send_open => 1);
     $span->end(status => 'ok', ctx => \%more);
 
 A span of a trace: it is sent when it ends, with its start and duration. A span started while another is open in this
 client is its child. Messages sent while a span is open carry its ids.
+
+With C<send_open> it is also sent when it begins, as C<open>: so it is seen while it lasts, and of a script that is killed the
+trace shows where it was. That is a second message, so it is for what takes seconds.
 
 A span that goes out of scope ends itself: as C<error> if a C<die> unwinds, else as C<ok>. Perl shows no more of a C<die>
 than C<$@>; one that was caught inside the span, with nothing evaluated since, looks the same. C<end> says it for certain.

@@ -37,6 +37,18 @@ subtest 'a span' => sub {
     is $client->traceparent, undef, 'no open span, no traceparent';
 };
 
+subtest 'a span that is sent when it begins, too' => sub {
+    my $span = $client->start_span('load', kind => 'client', ctx => { a => 1 }, send_open => 1);
+    my $next = $client->start_span('parse');
+    my ($begun) = $sidecar->frames(1);
+    is_deeply $begun->{data}, { name => 'load', kind => 'client', status => 'open', ctx => { a => 1 } }, 'data, without a duration';
+    $next->end;
+    $span->end;
+    my (undef, $ended) = $sidecar->frames(2);
+    is_deeply [ @$ended{qw(tid sid pid ts)} ], [ @$begun{qw(tid sid pid ts)} ], 'the same span';
+    is $ended->{data}{status}, 'ok', 'ended';
+};
+
 subtest 'spans in spans' => sub {
     my $outer = $client->start_span('outer');
     my $inner = $client->start_span('inner');

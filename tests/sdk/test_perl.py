@@ -52,6 +52,24 @@ def messages(sidecar, count):
     return [json.loads(line) for _, line, _ in found]
 
 
+def test_of_a_script_that_is_killed_the_trace_shows_where_it_was(sidecar):
+    script = r"""
+use strict; use warnings; use WaferMon;
+my $m = WaferMon->new(src => 'db-loader', delivery => 'send');
+my $load = $m->start_span('load lot', send_open => 1);
+my $parse = $m->start_span('parse', send_open => 1);
+$m->start_span('quick')->end;
+kill KILL => $$;
+"""
+    assert run(sidecar, script).returncode == -9
+    messages(sidecar, 3)
+    (brief,) = json.loads(sidecar.get("/api/traces"))["traces"]
+    spans = json.loads(sidecar.get(f"/api/traces/{brief['tid']}"))["spans"]
+    assert [(s["name"], s["status"], s["duration_ms"] is None) for s in spans] == [
+        ("load lot", "open", True), ("parse", "open", True), ("quick", "ok", False),
+    ]  # fmt: skip
+
+
 def test_every_verb_is_accepted_and_stored(sidecar):
     done = run(sidecar, SCRIPT)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")

@@ -57,6 +57,24 @@ def test_every_verb_is_accepted_and_stored(sidecar, unix, delivery):
     assert sidecar.total("sidecar_messages_rejected_total") == 0
 
 
+def test_of_a_program_that_is_killed_the_trace_shows_where_it_was(sidecar):
+    code = (
+        "import os, sys; from wafermon.client import Client\n"
+        "client = Client('loader', unix=sys.argv[1])\n"
+        "with client.span('load', kind='batch', send_open=True), client.span('quick'): pass\n"
+        "load = client.start_span('load again', ctx={'lot': 'L1'}, send_open=True)\n"
+        "client.flush(30); os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, sidecar.ready["unix"]], cwd=ROOT, timeout=TIMEOUT)
+    assert done.returncode == -9
+    eventually(lambda: sidecar.total("sidecar_messages_received_total") == 4)
+    found = {}
+    for brief in json.loads(sidecar.get("/api/traces"))["traces"]:
+        for span in json.loads(sidecar.get(f"/api/traces/{brief['tid']}"))["spans"]:
+            found[span["name"]] = (span["status"], span["duration_ms"] is None, span["ctx"])
+    assert found == {"load": ("ok", False, None), "quick": ("ok", False, None), "load again": ("open", True, {"lot": "L1"})}
+
+
 def test_acknowledged_means_in_the_journal(start_sidecar, tmp_path):
     """The sidecar is killed the moment that flush is true; no backend has ever worked."""
     config = dead_config(tmp_path)
