@@ -1070,7 +1070,9 @@ class Span:
         self._send(passed, status, ctx)
 
     def _send(self, passed: Optional[float], status: str, ctx: _Context) -> None:
-        data = {"name": self._name, "duration_ms": passed, "status": status, "kind": self._kind}
+        data: Dict[str, Any] = {
+            "name": self._name, "duration_ms": passed, "status": status, "kind": self._kind,
+        }  # fmt: skip
         ids = _given({"tid": self.tid, "sid": self.sid, "pid": self.pid})
         try:
             if self._ctx or ctx:
