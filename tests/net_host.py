@@ -12,6 +12,7 @@ class Outlet:
     def __init__(self):
         self.raw, self.rejects, self.feeders, self.forgotten = {}, [], [], []
         self.present = []
+        self.abrupt = []
         self.hook = None
 
     def submit(self, batch, feeder=None):
@@ -35,8 +36,9 @@ class Outlet:
     def joined(self, src):
         self.present.append(src)
 
-    def left(self, src, lived, in_session):
+    def left(self, src, lived, abrupt):
         self.present.remove(src)
+        self.abrupt.append(abrupt)
 
     def forget(self, feeder):
         self.forgotten.append(feeder)

@@ -159,6 +159,7 @@ class _Sender:
         address: Tuple[Any, ...],
         tls: Any,
         hello: Optional[str],
+        goodbye: bool,
         prefix: str,
         size: int,
         overflow: str,
@@ -170,6 +171,7 @@ class _Sender:
         self.tls = tls  # an ssl.SSLContext, or None
         self.flags = 0 if tls else _NO_SIGNAL
         self.hello = hello  # its data, for the session id to be filled in; None sends plainly
+        self.farewell = goodbye  # whether it says one when it leaves; `goodbye` is its frame
         self.receipts = hello is not None
         self.longest = _MAX_FRAME_BYTES - (_NUMBER_BYTES if self.receipts else 0)
         self.prefix = prefix
@@ -345,7 +347,11 @@ class _Sender:
             self.waiters.remove(done)
         return self.left() == 0
 
-    def finish(self, timeout: float, goodbye: bool = True) -> None:
+    def says_goodbye(self) -> bool:
+        """Whether it tells when it is finished; a forked worker is not the job."""
+        return self.farewell and self.pid == self.maker
+
+    def finish(self, timeout: float) -> None:
         """Ask the thread to send what is left, say goodbye, and end; does not wait for it."""
         self.check_process()
         with self.lock:
@@ -353,7 +359,7 @@ class _Sender:
                 return
             self.deadline = monotonic() + timeout
             self.attempt, self.retry_at = 0, 0.0
-            if goodbye and self.used and self.pid == self.maker:  # a forked worker is not the job
+            if self.used and self.says_goodbye():
                 self.goodbye = self.own("goodbye")
             self.limit = 0
             self.closing = True
@@ -441,7 +447,10 @@ class _Sender:
                     name = self.address[0].decode()
                     sock = self.tls.wrap_socket(sock, server_hostname=name)
             if self.hello is not None:
-                sock.sendall(self.own("hello", self.hello % self.session), self.flags)
+                data = self.hello % self.session
+                if not self.says_goodbye():
+                    data = data[:-1] + ',"goodbye":false}'
+                sock.sendall(self.own("hello", data), self.flags)
         except Exception as error:  # nothing that the network does ends the thread
             if sock is not None:
                 sock.close()
@@ -715,6 +724,9 @@ class Client:
         write_timeout: seconds that a connect or a write may stand still before a new connection is
             tried (so does a receipt that is 10 s late). The sender thread waits, never the caller.
         close_timeout: seconds that `close`, and the end of the interpreter, wait at most.
+        goodbye: whether to say at the end that the sender is finished. A client that sent nothing,
+            and a forked child, never do. For a command that a script runs for each message: what
+            goes on after it is told by no connection.
         on_error: called with one line of text once an outage, in the sender thread; what it logs
             through this client is ignored.
 
@@ -741,6 +753,7 @@ class Client:
         overflow: str = "drop_oldest",
         write_timeout: float = 10.0,
         close_timeout: float = 2.0,
+        goodbye: bool = True,
         on_error: Optional[Callable[[str], None]] = None,
     ) -> None:
         address = _address(host, port, unix)
@@ -764,6 +777,7 @@ class Client:
             address,
             _tls(tls_ca) if len(address) == 2 else None,
             hello,
+            goodbye,
             self._prefix,
             buffer_messages,
             overflow,
@@ -950,20 +964,18 @@ class Client:
         """
         return self._sender.flush(timeout)
 
-    def close(self, timeout: Optional[float] = None, *, goodbye: bool = True) -> int:
+    def close(self, timeout: Optional[float] = None) -> int:
         """Send what is left, say goodbye, and end. Without a connection one is tried for until the
         time is up. A second call does nothing.
 
         Args:
             timeout: seconds to wait at most, else the close_timeout of the constructor.
-            goodbye: whether to say that the sender is finished. A client that sent nothing, and a
-                forked child, never do.
 
         Returns:
             How many messages were not acknowledged, those that a full buffer dropped before among
             them: 0 says that all are safe. With delivery "send": how many were left over now.
         """
-        self._sender.finish(self._sender.close_timeout if timeout is None else timeout, goodbye)
+        self._sender.finish(self._sender.close_timeout if timeout is None else timeout)
         return self._sender.join()
 
     def __enter__(self) -> "Client":  # typing.Self came with 3.11

@@ -832,7 +832,8 @@ sub _greet {
     my ($self) = @_;
     local ($ROOM_BYTES, $FAULT) = ($MAX_FRAME_BYTES);
     $self->{hello} = $self->{head} . int(1000 * time) . ',"type":"hello","data":{'
-        . (length $self->{secret} ? '"secret":' . _text($self->{secret}) . ',' : '') . qq("session":"$self->{session}"}}\n);
+        . (length $self->{secret} ? '"secret":' . _text($self->{secret}) . ',' : '')
+        . ($$ == $self->{maker} ? '' : '"goodbye":false,') . qq("session":"$self->{session}"}}\n);
     $self->{offset}       = -length $self->{hello};
     $self->{owed_since_s} = _now();
     $self->{may_write}    = !length $self->{secret} && !($self->{acked} + $self->{let_go} + $self->{numbered});

@@ -371,7 +371,10 @@ subtest 'fork' => sub {
         $client->log_event('info', 'child');
         exit($client->close);
     }
-    isnt $sidecar->welcome->{data}{session}, $hello->{data}{session}, 'the child has a session of its own';
+    my $theirs = $sidecar->welcome;
+    isnt $theirs->{data}{session}, $hello->{data}{session}, 'the child has a session of its own';
+    ok exists $theirs->{data}{goodbye} && !$theirs->{data}{goodbye}, 'and says that no goodbye will come';
+    ok !exists $hello->{data}{goodbye}, 'of the parent one will';
     my @frames = $sidecar->serve;
     is wait_child($pid), 0, 'and closes it';
     is_deeply [ map { [ @$_{qw(type q)} ] } @frames ], [ [ 'event', 1 ] ], 'with nothing else';

@@ -83,9 +83,9 @@ def test_closed_client_counts_what_comes_later(listen):
 
 def test_close_without_goodbye(listen):
     listener = listen()
-    client = Client("a", **listener.where)
+    client = Client("a", **listener.where, goodbye=False)
     client.heartbeat()
-    client.close(goodbye=False)
+    client.close()
     listener.wait(lambda it: it.ended == 1)
     assert [frame["type"] for frame in listener.frames()] == ["heartbeat"]
 

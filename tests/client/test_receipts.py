@@ -316,6 +316,8 @@ def test_a_child_has_a_session_of_its_own(listen):
     assert client.close(TIMEOUT) == 0
     listener.wait(lambda it: it.ended == 2)
     assert len({one["data"]["session"] for one in listener.hellos}) == 2
+    parted = {one["data"]["session"]: one["data"].get("goodbye") for one in listener.hellos}
+    assert list(parted.values()) == [None, False], "the child will say none"
     assert sorted(listener.messages()) == ["0", "1", "2", "3", "4", "5", "child"]
     assert listener.duplicates == 0
 

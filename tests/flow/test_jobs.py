@@ -39,8 +39,8 @@ class World:
         self.joined = self.now
         self.presence.joined(src, self.now)
 
-    def leave(self, src="etl", in_session=False):
-        self.presence.left(src, self.now - self.joined, self.now, in_session)
+    def leave(self, src="etl", abrupt=False):
+        self.presence.left(src, self.now - self.joined, self.now, abrupt)
 
     def once(self, percent, **data):
         """A script that connects for a single message."""
@@ -76,10 +76,10 @@ def test_a_run_to_its_end():
 
 def test_the_eta_is_by_the_rate():
     world = World()
-    world.run(10, 0, 20)
-    world.tell(40)
+    world.run(10, 0, 20, 40)
+    world.tell(60)
     seen = world.after(6).see()
-    assert (seen.eta_s, seen.eta_method) == (24.0, BY_RATE)
+    assert (seen.eta_s, seen.eta_method) == (14.0, BY_RATE)
 
 
 def test_the_eta_follows_a_new_pace():
@@ -96,12 +96,36 @@ def test_the_eta_is_hidden_until_it_means_something():
     world.tell(10)
     assert world.after(20).see().eta_s is None, "one update"
     world = World()
-    world.tell(10)
-    world.after(0.5).tell(50)
+    world.run(1, 10, 11, 12, 13, 14)
     assert world.see().eta_s is None, "too early"
     world = World()
-    world.run(5, 30, 30, 30)
+    world.run(10, 0, 10, 20)
+    assert world.see().eta_s is None, "too few steps"
+    world = World()
+    world.run(5, *[30] * 9)
     assert world.see().eta_s is None, "no progress"
+    world = World()
+    world.run(10, 0, 1, 40, 41, 42)
+    assert world.see().eta_s is None, "no pace"
+
+
+def test_the_eta_is_hidden_while_the_next_step_is_overdue():
+    world = World()
+    world.run(10, 0, 10, 20, 30)
+    world.tell(40)
+    assert world.after(19).see().eta_s == 41.0
+    world.tell(40)
+    assert world.after(2).see().eta_s is None, "two of its usual gaps have passed"
+    world.tell(50)
+    assert world.see().eta_s > 50.0, "it goes on, more slowly"
+
+
+def test_steps_at_the_pace_of_a_clock_are_one_pace():
+    """What is told each second, and changes each tenth one, goes steadily."""
+    world = World()
+    world.run(1, *[10 * (second // 10) for second in range(41)])
+    assert world.see().percent_per_s == pytest.approx(1.0)
+    assert world.see().eta_s == pytest.approx(59.0)
 
 
 def test_updates_of_one_moment_are_no_rate():
@@ -272,7 +296,7 @@ def test_a_goodbye_ends_a_job_however_short_its_connection_was(percent, state):
     world.join()
     world.tell(percent)
     world.goodbye()
-    world.after(0.01).leave(in_session=True)
+    world.after(0.01).leave(abrupt=True)
     assert world.state() == state
     world.after(60).join()
     world.tell(1, job_id="other")
@@ -280,14 +304,14 @@ def test_a_goodbye_ends_a_job_however_short_its_connection_was(percent, state):
 
 
 @pytest.mark.parametrize(
-    ("lived", "in_session", "state"),
-    [(1.5, True, "died"), (0.1, True, "running"), (1.5, False, "running"), (5.1, False, "died")],
+    ("lived", "abrupt", "state"),
+    [(1.5, True, "died"), (0.01, True, "died"), (1.5, False, "running"), (5.1, False, "died")],
 )
-def test_a_session_is_no_single_message(lived, in_session, state):
+def test_who_owed_a_goodbye_is_dead_however_short_it_lived(lived, abrupt, state):
     world = World()
     world.join()
     world.tell(30)
-    world.after(lived).leave(in_session=in_session)
+    world.after(lived).leave(abrupt=abrupt)
     assert world.after(15).state() == "running" and world.after(1).state() == state
 
 
@@ -306,11 +330,21 @@ def test_several_messages_a_connection():
 
 def test_died_when_its_source_is_missing():
     world = World(missing_after=300)
+    world.tell(0)
+    assert world.after(299).state() == "running"
+    world.tell(1)
+    seen = world.after(1000).see()
+    assert seen.state == "died" and seen.reason == "its source is missing; no update for 16 min 40 s"
+
+
+def test_died_when_a_source_of_single_messages_is_gone_for_good():
+    world = World(missing_after=300)
     world.once(0)
     assert world.after(299).state() == "running"
     world.once(1)
     seen = world.after(1000).see()
-    assert seen.state == "died" and seen.reason == "its source is missing; no update for 16 min 40 s"
+    assert seen.state == "died" and seen.reason == "its source has left; no update for 16 min 40 s"
+    assert world.presence.state("etl", world.now) == "finished", "its job is the alarm"
 
 
 def test_slow_scripts_without_a_connection_are_waited_for():
@@ -380,15 +414,91 @@ def test_runs_of_a_time_before():
     world = World()
     world.run(10, 0)
     world.tell(100, status="done")
-    world.run(5, 0, 10)
-    [earlier] = world.jobs.earlier()
-    assert (earlier.runs, [run.duration_s for run in earlier.history]) == (1, [10.0])
+    [before] = world.jobs.view(world.now)
     after = World(max_jobs=1)
-    after.jobs.recall([earlier, earlier._replace(src="more")])
-    assert (len(after.jobs), len(after.jobs.earlier())) == (0, 1)
-    after.tell(20)
-    assert (after.see().runs, after.see().usual_s) == (2, 10.0)
-    assert after.jobs.earlier() == [earlier]
+    after.jobs.recall([before, before._replace(src="more")], after.now)
+    assert len(after.jobs) == 1 and after.jobs.done() == [("load", 5010.0)]
+    assert (after.see().state, after.see().percent, after.see().runs) == ("done", 100.0, 1)
+    after.after(60).tell(20)
+    assert (after.see().state, after.see().runs, after.see().usual_s) == ("running", 2, 10.0)
+
+
+def recalled(world, seconds=100, **settings):
+    """The world after a restart, so many seconds later."""
+    after = World(**settings)
+    after.now = world.now + seconds
+    after.jobs.recall(reversed(world.jobs.view(world.now)), after.now)
+    return after
+
+
+def running(*percents):
+    world = World()
+    world.join()
+    world.run(10, *percents)
+    return world
+
+
+def test_a_job_that_ran_before_a_restart_runs_after_it():
+    world = running(0, 10, 20)
+    after = recalled(world)
+    seen = after.see()
+    assert (seen.state, seen.percent, seen.started, seen.runs) == ("running", 20.0, 5000.0, 1)
+    assert after.after(60).state() == "running", "its source may come back"
+    after.join()
+    after.tell(25)
+    seen = after.see()
+    assert (seen.state, seen.percent, seen.started, seen.runs) == ("running", 25.0, 5000.0, 1)
+    after.after(10).run(10, 30, 35, 40, 45)
+    assert after.see().percent_per_s == pytest.approx(0.5), "nobody knows of the time in between"
+
+
+def test_a_job_whose_source_never_returns_has_died():
+    after = recalled(running(0, 10, 20))
+    seen = after.after(60.1).see()
+    assert (seen.state, seen.ended) == ("died", 5020.0)
+    assert seen.reason == "its source has not come back since the sidecar began anew, at 20 %"
+    again = recalled(after)
+    assert (again.state(), again.see().reason) == ("died", seen.reason), "it still is"
+    again.join()
+    again.tell(30)
+    assert (again.state(), again.see().runs) == ("running", 1), "it is back after all"
+
+
+def test_a_slow_job_is_waited_for_after_a_restart():
+    world = World()
+    world.join()
+    world.run(100, 0, 10, 20)
+    after = recalled(world)
+    assert [after.after(s).state() for s in (299, 2)] == ["running", "died"]
+
+
+def test_a_source_that_returns_and_leaves_takes_its_job_along():
+    after = recalled(running(0, 10, 20))
+    after.join()
+    after._send("etl", "event", {})
+    assert after.after(30).state() == "running"
+    after.leave(abrupt=True)
+    assert after.after(16).state() == "died"
+
+
+def test_a_job_that_begins_again_after_a_restart_is_another_run():
+    after = recalled(running(0, 10, 20))
+    after.join()
+    after.tell(15)
+    seen = after.see()
+    assert (seen.runs, [run.state for run in seen.history]) == (2, ["died"])
+
+
+def test_how_a_job_ended_before_a_restart():
+    world = running(0, 40)
+    world.goodbye()
+    world.leave(abrupt=True)
+    world.tell(50, job_id="other", src="b", status="failed", msg="no disk")
+    after = recalled(world)
+    assert (after.state(), after.see().reason) == ("failed", "its source said goodbye at 40 %")
+    assert (after.see("other").state, after.see("other").reason) == ("failed", "no disk")
+    assert after.jobs.names(after.now - 1) == [], "both have ended long ago"
+    assert len(after.jobs.names(world.now - 20)) == 2
 
 
 def test_history_is_bounded():
@@ -408,7 +518,7 @@ def test_history_is_bounded():
         {"job_id": "j", "percent": 100.1}, {"job_id": "j", "percent": float("nan")},
         {"job_id": "j", "percent": 10**400}, {"job_id": "j", "percent": None},
         {"job_id": "j", "percent": 5, "status": "RUNNING"},
-        {"job_id": "j", "percent": 5, "status": ["done"]}, {"job_id": "j", "percent": 5, "msg": 5},
+        {"job_id": "j", "percent": 5, "status": ["done"]},
     ],
 )  # fmt: skip
 def test_what_is_no_progress_is_counted(data):
@@ -416,6 +526,16 @@ def test_what_is_no_progress_is_counted(data):
     world = World()
     world._send("etl", "progress", data)
     assert (len(world.jobs), world.jobs.bad_payload) == (0, 1)
+
+
+@pytest.mark.parametrize("msg", [5, True, ["x"], {}])
+def test_words_that_are_no_text_cost_no_progress(msg):
+    world = World()
+    world.tell(40, msg="step 4")
+    world.tell(50, msg=msg)
+    assert (world.see().percent, world.see().msg, world.jobs.bad_payload) == (50.0, "step 4", 1)
+    world.tell(60, msg=None)
+    assert world.jobs.bad_payload == 1
 
 
 def test_long_words_are_cut():

@@ -28,8 +28,8 @@ class World:
     def join(self, src="a"):
         self.presence.joined(src, self.now)
 
-    def leave(self, src="a", lived=10.0):
-        self.presence.left(src, lived, self.now)
+    def leave(self, src="a", lived=10.0, abrupt=False):
+        self.presence.left(src, lived, self.now, abrupt)
 
     def state(self, src="a"):
         return self.presence.state(src, self.now)
@@ -77,7 +77,7 @@ def test_a_learned_rhythm_of_other_messages_is_a_guess():
     for _ in range(8):
         world.after(60).tell()
     assert world.after(3600).state() == LATE, "its connection is open: it is not missing"
-    world.leave()
+    world.leave(abrupt=True)
     assert world.after(1).state() == MISSING
 
 
@@ -100,11 +100,35 @@ def test_a_source_without_an_interval():
     world.join()
     world.tell()
     assert world.after(100_000).state() == LIVE, "its connection is open"
-    world.leave()
+    world.leave(abrupt=True)
     assert [world.after(s).state() for s in (300, 1)] == [LIVE, MISSING]
     world.join()
     world.tell()
     assert world.state() == LIVE and world.see().since == world.now
+
+
+def test_who_promised_nothing_and_left_in_order_is_no_alarm():
+    world = World(missing_after=300)
+    for _ in range(9):
+        world.join()
+        world.tell()
+        world.leave(lived=0.01)
+        assert world.after(60).state() == LIVE
+    assert world.see().interval_from == "learned", "a guess, which it has not promised"
+    assert [world.after(s).state() for s in (240, 1)] == [LIVE, FINISHED]
+    assert world.see().since == world.now - 1
+    world.join()
+    world.tell()
+    assert world.state() == LIVE
+
+
+@pytest.mark.parametrize("promise", ["heartbeat", "expected", "abrupt"])
+def test_who_promised_to_stay_is_missing(promise):
+    world = World(*[Expected("a", 10)] if promise == "expected" else [], missing_after=300)
+    world.join()
+    world.tell(type="heartbeat" if promise == "heartbeat" else "event")
+    world.leave(abrupt=promise == "abrupt")
+    assert world.after(301).state() == MISSING
 
 
 def test_goodbye_is_finished():

@@ -1,5 +1,6 @@
 """When a session that has said goodbye is forgotten: once its client is known to be through."""
 
+import contextlib
 import socket
 import struct
 
@@ -85,3 +86,24 @@ def test_a_stream_that_is_cut_off_is_no_end(tmp_path):
                     client.unwrap()
             eventually(lambda: host.server.connections == 0)
             assert len(host.server.sessions) == int(not orderly)
+
+
+@pytest.mark.parametrize("how, abrupt", [
+    ("plain", False), ("session", True), ("command", False), ("reset", True), ("stop", None),
+])  # fmt: skip
+def test_how_a_connection_ended(tmp_path, how, abrupt):
+    opening = {
+        "session": hello("s"), "command": hello("s").replace(b'"s"}', b'"s","goodbye":false}'),
+    }.get(how, b"")  # fmt: skip
+    with contextlib.ExitStack() as after, Host(tmp_path) as host:
+        sock = after.enter_context(host.connect())
+        sock.sendall(opening + FRAME.replace(b',"q":1', b""))
+        eventually(lambda: host.outlet.present == ["raw"])
+        if opening:
+            assert Lines(sock).next()["type"] == "welcome"
+        if how == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if how != "stop":
+            sock.close()
+            eventually(lambda: host.outlet.abrupt)
+    assert host.outlet.abrupt == ([] if abrupt is None else [abrupt])

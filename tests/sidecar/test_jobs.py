@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import urllib.error
 
 import pytest
@@ -162,10 +163,131 @@ def test_history_outlives_a_restart(start_sidecar, tmp_path):
         sidecar.send(progress(100, status="done"))
         eventually(lambda s=sidecar: state_of_job(s) == "done")
         assert sidecar.stop()[0] == 0
-        with open(tmp_path / "data" / "jobs.jsonl", "a") as file:
-            file.write('torn\n[1, 2]\n["a", "b", 1, [[0, NaN, "done"]]]\n["a", "b", 1, [[1, 1, []]]]\n')
-    lines = (tmp_path / "data" / "jobs.jsonl").read_text().splitlines()
-    assert len(lines) == 5 and json.loads(lines[0])[:3] == ["sh", "load", 2]
+
+
+def test_a_running_job_outlives_a_restart(start_sidecar, tmp_path):
+    patient = {**config(tmp_path / "data"), "jobs": {"died_after": "1h"}}
+    before = start_sidecar(config=patient)
+    with before.connect() as sock:
+        sock.sendall(progress(10) + progress(30, msg="step 3"))
+        [first] = eventually(lambda: [j for j in listed(before, "jobs") if j["percent"] == 30])
+        assert before.stop()[0] == 0
+    after = start_sidecar(config=patient)
+    [found] = listed(after, "jobs")
+    assert (found["state"], found["percent"], found["msg"]) == ("running", 30, "step 3")
+    assert abs(found["started_ms"] - first["started_ms"]) <= 2
+    after.send(progress(40))
+    [found] = eventually(lambda: [j for j in listed(after, "jobs") if j["percent"] == 40])
+    assert (found["runs"], found["state"]) == (1, "running")
+    assert after.stop()[0] == 0
+    impatient = start_sidecar(config=config(tmp_path / "data"))
+    [found] = eventually(lambda: listed(impatient, "jobs", state="died"), "its death")
+    assert "has not come back" in found["reason"] and found["percent"] == 40
+
+
+def test_the_end_of_a_session_is_a_death_and_that_of_a_command_is_none(start_sidecar, tmp_path):
+    sidecar = start_sidecar(config=config(tmp_path / "data"))
+    address = f"--unix={sidecar.ready['unix']}"
+    assert main(["send", "progress", "--src", "cron", address, "job_id=step", "percent=10"]) == 0
+    script = (
+        "import os, sys; from wafermon.client import Client; c = Client('py', unix=sys.argv[1]);"
+        "c.log_progress('load', 40); c.flush(); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", script, sidecar.ready["unix"]], cwd=ROOT, timeout=30)
+    [found] = eventually(lambda: listed(sidecar, "jobs", state="died"), "a death")
+    assert (found["job_id"], found["percent"]) == ("load", 40)
+    [found] = listed(sidecar, "jobs", q="step")
+    assert found["state"] == "running"
+
+
+def test_a_source_of_single_messages_is_finished_and_not_missing(start_sidecar, tmp_path):
+    sidecar = start_sidecar(config=config(tmp_path / "data", presence={"missing_after": "1s"}))
+    sidecar.send(frame(src="plain"))
+    address = f"--unix={sidecar.ready['unix']}"
+    assert main(["send", "event", "--src", "command", address, "level=info", "msg=hi"]) == 0
+    assert main(["send", "goodbye", "--src", "bye", address]) == 0
+    assert main(["send", "heartbeat", "--src", "beat", address]) == 0
+    eventually(lambda: listed(sidecar, "sources", state="missing"), "the end of patience")
+    eventually(lambda: len(listed(sidecar, "sources", state="live")) == 0, "the end of all")
+    states = {one["src"]: one["state"] for one in listed(sidecar, "sources")}
+    assert states == {
+        "plain": "finished", "command": "finished", "bye": "finished", "beat": "missing",
+    }  # fmt: skip
+
+
+class Disk:
+    """Jobs, and the file that they are in."""
+
+    def __init__(self, folder):
+        self.path = folder / "jobs.jsonl"
+
+    def jobs(self, **settings):
+        jobs = JobTracker(Presence(), **settings)
+        self.history = JobHistory(str(self.path), jobs, lambda: 1000.0, lambda: 1e9)
+        self.history.start()
+        return jobs
+
+    def stop(self):
+        self.history.stop(30)
+        return self.path.read_bytes().splitlines(keepends=True)
+
+
+@pytest.fixture
+def three_jobs(tmp_path):
+    """A file with three jobs in it."""
+    disk = Disk(tmp_path)
+    jobs = disk.jobs()
+    for number, job_id in enumerate(("a", "b", "c")):
+        jobs.observe(batch([progress(10, job_id, msg="\u0144")]), 900.0 + number)
+    assert len(disk.stop()) == 3
+    return disk
+
+
+@pytest.mark.parametrize("bad", [
+    b"\xff", b"torn", b"[1, 2]", b"{}", b"7", b"[" * 100_000, b'{"a":' * 30_000, b"x" * 3_000_000, b"\0",
+])  # fmt: skip
+def test_a_line_that_cannot_be_read_costs_that_line(three_jobs, caplog, bad):
+    lines = three_jobs.path.read_bytes().splitlines(keepends=True)
+    lines.insert(1, bad + b"\n")
+    three_jobs.path.write_bytes(b"".join(lines))
+    jobs = three_jobs.jobs()
+    assert [one.job_id for one in jobs.view(1000.0)] == ["a", "b", "c"]
+    faults = three_jobs.history.faults
+    assert faults["bad_line"] >= 1 and faults["not_read"] == 0
+    assert "jobs.jsonl cannot be read" in caplog.text
+    assert len(three_jobs.stop()) == 3
+
+
+@pytest.mark.parametrize("key, value", [
+    ("src", ""), ("src", 7), ("job_id", "x" * 257), ("state", "late"), ("state", []), ("state", "done"),
+    ("percent", 101), ("percent", float("nan")), ("percent", True), ("percent", "5"), ("msg", 5),
+    ("tid", "\n"), ("started", None), ("started", 1e300), ("updated", "x"), ("ended", 5), ("gap_s", []),
+    ("runs", -1), ("runs", 1.5), ("history", [[0, float("nan"), "done"]]), ("history", [[1, 1, []]]),
+    ("history", [[1, 1]]), ("history", None), ("reason", {}),
+])  # fmt: skip
+def test_a_job_that_is_none_of_ours_is_not_recalled(three_jobs, key, value):
+    rows = [json.loads(line) for line in three_jobs.path.read_bytes().splitlines()]
+    rows[1][key] = value
+    three_jobs.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    jobs = three_jobs.jobs()
+    assert [one.job_id for one in jobs.view(1000.0)] == ["a", "c"]
+    assert three_jobs.history.faults["bad_line"] == 1
+    three_jobs.stop()
+
+
+def test_those_heard_of_last_are_recalled(three_jobs):
+    jobs = three_jobs.jobs(max_jobs=2)
+    assert [one.job_id for one in jobs.view(1000.0)] == ["b", "c"]
+    three_jobs.stop()
+
+
+def test_no_job_is_from_the_future(three_jobs):
+    """The clock was set back while the sidecar was away."""
+    jobs = JobTracker(Presence())
+    history = JobHistory(str(three_jobs.path), jobs, lambda: 1000.0, lambda: 5e8)
+    history.start()
+    assert {one.updated for one in jobs.view(1000.0)} == {1000.0}
+    history.stop(30)
 
 
 def test_a_history_that_cannot_be_read_or_written(tmp_path, caplog):

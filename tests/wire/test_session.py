@@ -28,6 +28,16 @@ def test_a_hello_opens_and_is_not_routed(step):
     assert session.state is State.OPENED
 
 
+@pytest.mark.parametrize("data, owes", [
+    (b'{"session":"s"}', True), (b'{"session":"s","goodbye":false}', False), (b"{}", False),
+    (b'{"session":"s","goodbye":0}', True), (b'{"session":7}', False),
+])  # fmt: skip
+def test_a_session_owes_a_goodbye_unless_it_says_otherwise(data, owes):
+    session = Session()
+    session.receive(HELLO.replace(b'{"session":"s"}', data))
+    assert session.owes_goodbye is owes
+
+
 @pytest.mark.parametrize("step", [1, 1000])
 def test_a_hello_anywhere_but_first_is_rejected(step):
     session, stream, seen, rejected = Session(), BEAT + HELLO + BEAT, 0, []

@@ -62,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         return 2
     client.send(options.type, data, **_ids(options, client.traceparent()))
     refused, reason = client.refused, client.refusal
-    left = client.close(options.timeout, goodbye=False)
+    left = client.close(options.timeout)
     if refused:
         print(f"wafermon send: this cannot be sent: {reason}", file=sys.stderr)
         return 2
@@ -92,8 +92,9 @@ def _ids(options: argparse.Namespace, traceparent: str) -> dict[str, str]:
 
 def _client(options: argparse.Namespace) -> Client:
     if options.tcp is None:
-        return Client(options.src, unix=options.unix)
-    return Client(options.src, host=options.tcp[0], port=options.tcp[1])
+        return Client(options.src, unix=options.unix, goodbye=False)
+    host, port = options.tcp
+    return Client(options.src, host=host, port=port, goodbye=False)
 
 
 def _data(options: argparse.Namespace) -> dict[str, Any]:

@@ -41,9 +41,9 @@ class Watcher(Protocol):
         """The first message of this source on a connection has come; it is seen by the
         observers right after. `now` is monotonic seconds."""
 
-    def left(self, src: str, lived: float, now: float, in_session: bool = False) -> None:
+    def left(self, src: str, lived: float, now: float, abrupt: bool = False) -> None:
         """A connection of this source has ended, so many seconds after its first message there;
-        whether a `hello` had opened it."""
+        whether it was cut off, or a session that owed a goodbye."""
 
 
 class Pipeline:
@@ -385,10 +385,10 @@ class Pipeline:
         for watcher in self._watchers:
             watcher.joined(src, self._clock())
 
-    def left(self, src: str, lived: float, in_session: bool = False) -> None:
+    def left(self, src: str, lived: float, abrupt: bool = False) -> None:
         """A connection of this source has ended, so many seconds after its first message there."""
         for watcher in self._watchers:
-            watcher.left(src, lived, self._clock(), in_session)
+            watcher.left(src, lived, self._clock(), abrupt)
 
     def start(self) -> None:
         """Start the delivery threads."""

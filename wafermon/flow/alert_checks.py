@@ -19,7 +19,8 @@ MAX_JOBS, _JOBS_A_CHECK = 10_000, 200
 #: A job in one of these may get into any other without a word.
 _OPEN_STATES = ("running", "stalled")
 _WORDS = {"stalled": "is stalled", "died": "has died", "failed": "has failed"}
-_HELD_SECONDS = 86_400.0
+#: For so long a job that is over is held against it.
+HELD_SECONDS = 86_400.0
 #: Reasons of drops that a message tells, those with the most first.
 _TOLD_REASONS = 3
 
@@ -122,7 +123,7 @@ class JobTrouble:
         if state not in self._states:
             return state in _OPEN_STATES
         since = now if before is None or before.since is None else before.since
-        if state not in _OPEN_STATES and now - since > _HELD_SECONDS:
+        if state not in _OPEN_STATES and now - since > HELD_SECONDS:
             return False
         message = f"job {job} of {source} {_WORDS[state]}{f': {why}' if why else ''}"
         subject = printable(f"{job} of {source}")

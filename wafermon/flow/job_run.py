@@ -12,15 +12,18 @@ STATUSES = (RUNNING, DONE, FAILED)
 #: Longer names are no job's; so much of what it says is kept.
 MAX_JOB_ID_CHARS, MAX_MSG_CHARS = 256, 500
 
-#: The rate is taken anew after this long; before that, updates tell more of the clock than of the
-#: job.
+#: The rate is taken where the percentage changes, and at least so long after the time before:
+#: updates that come faster tell more of the clock than of the job.
 RATE_SECONDS = 1.0
 #: The rate is that of about the last third of the run, and of this long at least.
 RATE_SHARE, RATE_LEAST_SECONDS = 1 / 3, 10.0
 #: What a new gap between two updates weighs.
 GAP_WEIGHT = 0.3
-#: An ETA means something after so many updates, and this long.
-ETA_UPDATES, ETA_SECONDS = 2, 3.0
+#: An ETA by the rate means something once that was taken so often, over this long, and while it
+#: differs by no more than this share of it from what it usually is; and while the next change is
+#: not later than so many usual gaps, and this long.
+ETA_RATES, ETA_SECONDS, ETA_SPREAD = 3, 5.0, 0.75
+ETA_GAPS, ETA_GAP_SECONDS = 2, 2.0
 BY_RATE = "what remains / moving average of the rate"
 BY_HISTORY = "usual duration (median of the last {} done) - time elapsed"
 #: A percentage that falls this far, and to half, is that of a new run.
@@ -28,12 +31,22 @@ FALL, FALL_SHARE = 10.0, 0.5
 
 
 class Progress(NamedTuple):
-    """What a `progress` message says, checked."""
+    """What a `progress` message says, checked; `is_whole` unless its words are no text."""
 
     job_id: str
     percent: float
     status: str
     msg: Optional[str]
+    is_whole: bool = True
+
+
+class Verdict(NamedTuple):
+    """What has become of a job: its state, since when it has ended in monotonic seconds, and why
+    it is in it."""
+
+    state: str
+    ended: Optional[float] = None
+    reason: Optional[str] = None
 
 
 class Run(NamedTuple):
@@ -48,7 +61,7 @@ def progress_of(message: Message) -> Optional[Progress]:
     """Read the payload of a `progress`; None where it is none of protocol section 3.
 
     >>> progress_of({"data": {"job_id": "load", "percent": 40}})
-    Progress(job_id='load', percent=40.0, status='running', msg=None)
+    Progress(job_id='load', percent=40.0, status='running', msg=None, is_whole=True)
     >>> progress_of({"data": {"job_id": "load", "percent": True}}) is None
     True
     """
@@ -59,11 +72,12 @@ def progress_of(message: Message) -> Optional[Progress]:
     # A boolean is no number, and no comparison takes NaN.
     if type(percent) not in (int, float) or not 0 <= percent <= 100:
         return None
-    msg = data.get("msg")
-    if type(status) is not str or status not in STATUSES or type(msg) not in (str, type(None)):
+    if type(status) is not str or status not in STATUSES:
         return None
-    percent = float(percent) + 0.0  # -0.0 is 0.0
-    return Progress(job_id, percent, status, None if msg is None else msg[:MAX_MSG_CHARS])
+    msg, percent = data.get("msg"), float(percent) + 0.0  # -0.0 is 0.0
+    is_text = type(msg) is str
+    words = msg[:MAX_MSG_CHARS] if is_text else None
+    return Progress(job_id, percent, status, words, is_text or msg is None)
 
 
 class Job:
@@ -73,27 +87,30 @@ class Job:
         src: whose job it is.
         job_id: which.
         now: monotonic seconds.
-        runs: how many there have been before,
-        history: and the last ones of them.
     """
 
     __slots__ = (
-        "_gap",
         "_quiet",
         "_rate_at",
         "_rate_percent",
+        "_rated_seconds",
+        "_rates",
+        "_spread",
         "best",
         "changed",
         "connection_updates",
         "ended",
         "ended_ts",
         "finished_at",
+        "gap_s",
         "history",
         "job_id",
         "joins",
+        "lost",
         "msg",
         "percent",
         "rate",
+        "recalled_at",
         "reconnected",
         "runs",
         "src",
@@ -104,13 +121,11 @@ class Job:
         "updates",
     )
 
-    def __init__(
-        self, src: str, job_id: str, now: float, runs: int = 0, history: tuple[Run, ...] = ()
-    ) -> None:
+    def __init__(self, src: str, job_id: str, now: float) -> None:
         self.src, self.job_id = src, job_id
-        self.runs = runs
+        self.runs = 0
         #: Runs that have ended, the last one at the end.
-        self.history = history
+        self.history: tuple[Run, ...] = ()
         self.begin(now)
 
     def begin(self, now: float) -> None:
@@ -122,8 +137,10 @@ class Job:
         #: Percent per second.
         self.rate: Optional[float] = None
         #: Seconds between two changes, and between two updates: moving averages.
-        self._gap: Optional[float] = None
+        self.gap_s: Optional[float] = None
         self._quiet: Optional[float] = None
+        #: How often the rate was taken and over how many seconds, and how much it differs.
+        self._rates, self._rated_seconds, self._spread = 0, 0.0, 0.0
         self.updates = 0
         self.status = RUNNING
         self.msg: Optional[str] = None
@@ -136,6 +153,10 @@ class Job:
         self.reconnected = False
         #: When its source had finished last, as the last update came.
         self.finished_at: Optional[float] = None
+        #: When it was recalled, and nothing has been heard of it since; and what had become of it
+        #: without a word.
+        self.recalled_at: Optional[float] = None
+        self.lost: Optional[Verdict] = None
 
     def update(self, told: Progress, joins: int, now: float) -> None:
         """Take up what it says of the run."""
@@ -143,14 +164,17 @@ class Job:
             self.reconnected = self.updates > 0
             self.joins, self.connection_updates = joins, 0
         self.connection_updates += 1
-        if self.updates:
+        if self.recalled_at is not None or not self.updates:
+            # What was between the update before and this one, nobody knows.
+            self._rate_at, self._rate_percent = now, told.percent
+            self.changed = now if told.percent != self.percent else self.changed
+            self.recalled_at = self.lost = None
+        else:
             self._quiet = _averaged(self._quiet, now - self.updated)
             if told.percent != self.percent:
-                self._gap = _averaged(self._gap, now - self.changed)
+                self.gap_s = _averaged(self.gap_s, now - self.changed)
                 self.changed = now
-            self._take_rate(told.percent, now)
-        else:
-            self._rate_percent = told.percent
+                self._take_rate(told.percent, now)
         self.updates += 1
         self.percent, self.updated = told.percent, now
         self.best = max(self.best, told.percent)
@@ -162,11 +186,14 @@ class Job:
         if seconds < RATE_SECONDS:
             return
         rate = (percent - self._rate_percent) / seconds
-        if self.rate is None:
-            self.rate = rate
-        else:
-            span = max(RATE_LEAST_SECONDS, (now - self.started) * RATE_SHARE)
-            self.rate += (1 - math.exp(-seconds / span)) * (rate - self.rate)
+        self._rates += 1
+        self._rated_seconds += seconds
+        before = rate if self.rate is None else self.rate
+        # At first it is that of all the time; else the first second would count for ten.
+        span = max(RATE_LEAST_SECONDS, self._rated_seconds * RATE_SHARE)
+        weight = max(seconds / self._rated_seconds, 1 - math.exp(-seconds / span))
+        self.rate = before + weight * (rate - before)
+        self._spread += weight * (abs(rate - before) - self._spread)
         self._rate_at, self._rate_percent = now, percent
 
     def is_fall(self, percent: float) -> bool:
@@ -177,11 +204,6 @@ class Job:
         """Its run has ended; so many are remembered."""
         run = Run(self.started, max(0.0, at - self.started), state)
         self.history = (*self.history, run)[-keep:]
-
-    @property
-    def gap_s(self) -> Optional[float]:
-        """Seconds that its percentage usually stays the same."""
-        return self._gap
 
     @property
     def quiet_s(self) -> float:
@@ -197,15 +219,22 @@ class Job:
 
     def eta(self, now: float) -> tuple[Optional[float], Optional[str]]:
         """Seconds that are left, and how that is known; None while it would mean nothing."""
-        elapsed, rate, usual = now - self.started, self.rate, self.usual_s()
+        rate, usual = self.rate, self.usual_s()
         left: Optional[float] = None
         method = BY_RATE
-        if self.updates >= ETA_UPDATES and elapsed >= ETA_SECONDS and rate and rate > 0:
-            left = (100 - self.percent) / rate - (now - self.updated)
+        if rate is not None and self._has_pace(now):
+            left = (100 - self.percent) / rate - (now - self.changed)
         elif usual is not None:
             method = BY_HISTORY.format(sum(run.state == DONE for run in self.history))
-            left = usual - elapsed
+            left = usual - (now - self.started)
         return (None, None) if left is None or left <= 0 else (left, method)
+
+    def _has_pace(self, now: float) -> bool:
+        """Whether the rate is known well enough to go by it."""
+        is_known = self._rates >= ETA_RATES and self._rated_seconds >= ETA_SECONDS
+        is_steady = self._spread <= ETA_SPREAD * (self.rate or 0.0)
+        late = max(ETA_GAP_SECONDS, ETA_GAPS * (self.gap_s or 0.0))
+        return is_known and is_steady and now - self.changed <= late
 
 
 def _averaged(average: Optional[float], value: float) -> float:

@@ -29,6 +29,8 @@ class JobState(NamedTuple):
         eta_s: seconds until it is done; None while that would mean nothing,
         eta_method: and how that is known.
         stalled_for_s: how long its percentage has not changed, where it is stalled.
+        gap_s: seconds that its percentage usually stays the same.
+        has_told: whether it said itself how it ended.
         runs: how many there have been, this one included.
         usual_s: how long it usually takes.
         history: the last runs that ended, this one included, the oldest first.
@@ -48,15 +50,8 @@ class JobState(NamedTuple):
     eta_s: Optional[float]
     eta_method: Optional[str]
     stalled_for_s: Optional[float]
+    gap_s: Optional[float]
+    has_told: bool
     runs: int
     usual_s: Optional[float]
-    history: tuple[Run, ...]
-
-
-class Earlier(NamedTuple):
-    """The runs of a job that have ended: how many there were, and the last ones of them."""
-
-    src: str
-    job_id: str
-    runs: int
     history: tuple[Run, ...]

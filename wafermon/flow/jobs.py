@@ -10,15 +10,19 @@ A job is
   and 60 s at least, and for 5 minutes where no gap is known.
 * `running` else.
 
-The end of a connection says nothing of a script that connects for each message (`wafermon send`,
-`nc`): it counts only where the connection lived for over 5 s, or for over 1 s where a `hello` had
-opened it, or brought more than one update of the job. Where the updates of a run come over several
-connections, a silence of 3 x the usual one is waited for, too.
+The end of a connection counts at once where it was a session that owed a goodbye, or was cut off.
+It says nothing of a script that connects for each message (`wafermon send`, `nc`): else it counts
+only where the connection lived for over 5 s or brought more than one update of the job. Where the
+updates of a run come over several connections, a silence of 3 x the usual one is waited for, too.
 
 A run begins with the first update, with one that says `running` after the end of the run before,
 where the percentage falls by 10 or more, to half or less, and where it falls at all when the job
 comes back over another connection. Smaller steps back are shown as they are. A job that has died
 and reports again goes on, unless its percentage fell.
+
+A job that was recalled from before a restart of the sidecar is as it was. Where it was under way,
+its source is given 4 x `died_after` to come back: clients that found nobody for long try again
+each 30 s. Then it has died, too.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterable
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from wafermon.flow.capped import Capped
 from wafermon.flow.duration import duration
@@ -36,17 +40,19 @@ from wafermon.flow.job_run import (
     RUNNING,
     Job,
     Progress,
+    Verdict,
     progress_of,
 )
-from wafermon.flow.job_state import DIED, STALLED, STATES, Earlier, JobState
+from wafermon.flow.job_state import DIED, STALLED, STATES, JobState
 from wafermon.flow.presence import Presence
 from wafermon.flow.source import FINISHED, MISSING, Link
 from wafermon.message import Batch, Message
 from wafermon.observe import Family, Sample, family
 
-#: A connection that lived this long is not that of a single message. In a session the peer leaves
-#: as soon as it has its receipt (`wafermon send`); a script stays.
-LONG_SECONDS, LONG_SESSION_SECONDS = 5.0, 1.0
+#: A connection that lived this long is not that of a single message.
+LONG_SECONDS = 5.0
+#: So many times `died_after` a source has to come back after a restart.
+RETURN_TIMES = 4
 STALL_GAPS, STALL_LEAST_SECONDS, STALL_UNKNOWN_SECONDS = 3, 60.0, 300.0
 #: For so long after its end a job passes over updates that were sent before it.
 OVERTAKEN_SECONDS = 60
@@ -54,12 +60,6 @@ OVERTAKEN_SECONDS = 60
 AGAIN_SECONDS = 10.0
 #: Jobs with a series of their own on /metrics.
 MAX_SERIES = 200
-
-
-class _Verdict(NamedTuple):
-    state: str
-    ended: Optional[float] = None
-    reason: Optional[str] = None
 
 
 class JobTracker:
@@ -104,19 +104,28 @@ class JobTracker:
         self._died_after = died_after
         self._max_runs = max_runs
         self._max_jobs = max_jobs
-        #: Of jobs that have not been heard of since the start.
-        self._earlier: dict[tuple[str, str], Earlier] = {}
-        #: Updates that were not taken up.
+        #: Updates that were not taken up, or not wholly.
         self.bad_payload = 0
-        #: Runs that have ended since the start.
-        self.ended_runs = 0
+        #: Updates that were.
+        self.updates = 0
 
-    def recall(self, earlier: Iterable[Earlier]) -> None:
-        """Know runs of a time before; `max_jobs` and `max_runs` hold for them, too. Before the
-        first batch."""
-        for one in itertools.islice(earlier, self._max_jobs):
-            kept = one._replace(history=one.history[-self._max_runs :])
-            self._earlier[one.src, one.job_id] = kept
+    def recall(self, before: Iterable[JobState], now: float) -> None:
+        """Know jobs of a time before, those first that were heard of last; `max_jobs` and
+        `max_runs` hold for them, too. Before the first batch."""
+        for one in reversed(list(itertools.islice(before, self._max_jobs))):
+            job = Job(one.src, one.job_id, now)
+            job.runs, job.history = one.runs, one.history[-self._max_runs :]
+            job.percent = job.best = one.percent
+            job.msg, job.tid = one.msg, one.tid
+            job.started, job.updated, job.updates = one.started, one.updated, 1
+            job.recalled_at, job.gap_s = now, one.gap_s
+            key = one.src, one.job_id
+            self._jobs.add(key, job)
+            if one.ended is not None and one.has_told:
+                job.status, job.ended = one.state, one.ended
+                self._jobs.end(key)
+            elif one.ended is not None:
+                job.lost = Verdict(one.state, one.ended, one.reason)
 
     # -- the loop thread -----------------------------------------------------------------------
 
@@ -144,12 +153,13 @@ class JobTracker:
         if told is None:
             self.bad_payload += 1
             return
+        self.bad_payload += not told.is_whole
+        self.updates += 1
         key = message["src"], told.job_id
         link = self._presence.link(key[0])
         job = self._jobs.get(key)
         if job is None:
-            before = self._earlier.pop(key, None)
-            job = Job(*key, now) if before is None else Job(*key, now, before.runs, before.history)
+            job = Job(*key, now)
             self._jobs.add(key, job)
         else:
             if told.status == RUNNING and _was_before(message["ts"], job, now):
@@ -168,6 +178,8 @@ class JobTracker:
     def _is_new_run(self, job: Job, told: Progress, link: Optional[Link], now: float) -> bool:
         if job.ended is not None:
             return told.status == RUNNING or now - job.ended > AGAIN_SECONDS
+        if job.recalled_at is not None:
+            return told.percent < job.percent
         if link is not None and link.joins != job.joins and not _is_single(job, link):
             return told.percent < job.percent
         return job.is_fall(told.percent)
@@ -178,8 +190,8 @@ class JobTracker:
             return
         parted_at = None if link is None else link.parted_at
         state = FAILED if parted_at is not None and parted_at >= job.updated else DIED
+        state = state if job.lost is None else job.lost.state
         job.end(DONE if job.best >= 100 else state, job.updated, self._max_runs)
-        self.ended_runs += 1
 
     def _end(self, job: Job, status: str, ts: int, now: float) -> None:
         if job.ended is not None:  # said twice, or put right
@@ -188,7 +200,6 @@ class JobTracker:
             job.ended = now
         job.status, job.ended_ts = status, ts
         job.end(status, job.ended, self._max_runs)
-        self.ended_runs += 1
         self._jobs.end((job.src, job.job_id))
 
     # -- any thread ----------------------------------------------------------------------------
@@ -214,9 +225,24 @@ class JobTracker:
         found = self._verdict(job, now)
         return found.state, found.reason
 
-    def names(self) -> list[tuple[str, str]]:
-        """All jobs that are known, each with its source first."""
-        return [(job.src, job.job_id) for job in self._jobs.values()]
+    def names(self, since: float) -> list[tuple[str, str]]:
+        """The jobs that are under way, or have ended after a time in monotonic seconds; each with
+        its source first."""
+        return [
+            (job.src, job.job_id)
+            for job in self._jobs.values()
+            if (job.ended is None and job.lost is None) or job.updated >= since
+        ]
+
+    def done(self) -> list[tuple[str, float]]:
+        """The runs that are remembered and were done: of which job, and when in monotonic
+        seconds."""
+        return [
+            (job.job_id, run.started + run.duration_s)
+            for job in self._jobs.values()
+            for run in job.history
+            if run.state == DONE
+        ]
 
     def counts(self, now: float) -> dict[str, int]:
         """How many jobs are in each state. With 10,000 of them it takes some 60 ms."""
@@ -226,22 +252,13 @@ class JobTracker:
         return found
 
     def view(self, now: float) -> list[JobState]:
-        """All jobs as they are; the order is none. With 10,000 of them it takes some 110 ms, so ask
-        on a thread that has them, or for the `state` of one.
+        """All jobs as they are, the one heard of last at the end. With 10,000 of them it takes some
+        110 ms, so ask on a thread that has them, or for the `state` of one.
 
         Args:
             now: monotonic seconds.
         """
         return [self._view(job, now) for job in self._jobs.values()]
-
-    def earlier(self) -> list[Earlier]:
-        """The runs that have ended, of all jobs that have any; the jobs heard of last come first.
-        Times are monotonic seconds."""
-        found = [
-            Earlier(job.src, job.job_id, job.runs - (job.ended is None), job.history)
-            for job in reversed(self._jobs.values())
-        ]
-        return [one for one in (*found, *dict(self._earlier).values()) if one.history]
 
     def _view(self, job: Job, now: float) -> JobState:
         state, ended, reason = self._verdict(job, now)
@@ -262,16 +279,20 @@ class JobTracker:
             eta_s,
             method,
             now - job.changed if state == STALLED else None,
+            job.gap_s,
+            job.ended is not None,
             job.runs,
             job.usual_s(),
             job.history,
         )
 
-    def _verdict(self, job: Job, now: float) -> _Verdict:
+    def _verdict(self, job: Job, now: float) -> Verdict:
         """The state of a job, by the rules on top."""
         if job.ended is not None:
             said = (job.msg or "it said so") if job.status == FAILED else None
-            return _Verdict(job.status, job.ended, said)
+            return Verdict(job.status, job.ended, said)
+        if job.lost is not None:
+            return job.lost
         gap, still = job.gap_s, now - job.changed
         limit = self._stall_after
         if limit is None:
@@ -279,34 +300,47 @@ class JobTracker:
             if gap is not None:
                 limit = max(STALL_GAPS * gap, STALL_LEAST_SECONDS)
         link = self._presence.link(job.src)
-        lost = None if link is None else self._lost(job, link, now)
+        lost = self._never_returned(job, now) if link is None else self._lost(job, link, now)
         if lost is not None or still <= limit:
-            return lost or _Verdict(RUNNING)
+            return lost or Verdict(RUNNING)
         usual = "" if gap is None else f", its usual gap is {duration(gap)}"
-        return _Verdict(STALLED, None, f"no change of percent for {duration(still)}{usual}")
+        return Verdict(STALLED, None, f"no change of percent for {duration(still)}{usual}")
 
-    def _lost(self, job: Job, link: Link, now: float) -> Optional[_Verdict]:
+    def _lost(self, job: Job, link: Link, now: float) -> Optional[Verdict]:
         """What it means for a job that its source is gone; None where that is not so."""
+        if not link.seen:
+            return self._never_returned(job, now)
         since = self._presence.since(job.src, now) or job.updated
         state = self._presence.state(job.src, now)
         spoke = link.finished_at is not None and link.finished_at != job.finished_at
-        if state == FINISHED or spoke:  # again by now, but of other things
-            since = since if state == FINISHED else link.finished_at or since
+        parted = state == FINISHED and link.parted
+        if parted or spoke:  # again by now, but of other things
+            since = since if parted else link.finished_at or since
             said = f"its source said goodbye at {job.percent:g} %"
-            return _Verdict(DONE, since) if job.percent >= 100 else _Verdict(FAILED, since, said)
+            return Verdict(DONE, since) if job.percent >= 100 else Verdict(FAILED, since, said)
         patience = self._died_after
         if job.reconnected:
             patience = max(patience, STALL_GAPS * job.quiet_s)
-        if state == MISSING and now > job.updated + patience:
-            ago = duration(now - job.updated)
-            return _Verdict(DIED, since, f"its source is missing; no update for {ago}")
+        if state in (MISSING, FINISHED) and now > job.updated + patience:
+            how, ago = "is missing" if state == MISSING else "has left", duration(now - job.updated)
+            return Verdict(DIED, since, f"its source {how}; no update for {ago}")
         left_at = link.left_at
         if link.connections or left_at is None or left_at < job.updated or _is_single(job, link):
             return None
         if now <= left_at + patience:
             return None
         said = f"its connection ended at {job.percent:g} %, without a goodbye"
-        return _Verdict(DIED, left_at, said)
+        return Verdict(DIED, left_at, said)
+
+    def _never_returned(self, job: Job, now: float) -> Optional[Verdict]:
+        """What it means for a job that its source has not been heard of since the start."""
+        if job.recalled_at is None:
+            return None
+        gaps = STALL_GAPS * (job.gap_s or 0.0)
+        if now <= job.recalled_at + max(RETURN_TIMES * self._died_after, gaps):
+            return None
+        said = f"its source has not come back since the sidecar began anew, at {job.percent:g} %"
+        return Verdict(DIED, job.updated, said)
 
     def collect(self, now: float, unix: float) -> list[Family]:
         """Yield the jobs by state, and when each succeeded last.
@@ -340,7 +374,7 @@ class JobTracker:
             family(
                 "sidecar_jobs_bad_payload_total",
                 "counter",
-                "Progress messages that say of no job how far it is.",
+                "Progress messages that could not be read, or not wholly.",
                 {"": self.bad_payload},
             ),
         ]
@@ -348,8 +382,7 @@ class JobTracker:
 
 def _is_single(job: Job, link: Link) -> bool:
     """Whether the connection that ended last was there for a single message."""
-    long = LONG_SESSION_SECONDS if link.in_session else LONG_SECONDS
-    return link.lived <= long and job.connection_updates <= 1
+    return not link.abrupt and link.lived <= LONG_SECONDS and job.connection_updates <= 1
 
 
 def _succeeded(job: Job) -> Optional[float]:

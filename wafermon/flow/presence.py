@@ -138,15 +138,15 @@ class Presence:
         self._open[src] = self._open.get(src, 0) + 1
         source.joins += 1
 
-    def left(self, src: str, lived: float, now: float, in_session: bool = False) -> None:
+    def left(self, src: str, lived: float, now: float, abrupt: bool = False) -> None:
         """A connection of this source has ended, so many seconds after its first message there;
-        whether a `hello` had opened it."""
+        whether it was cut off, or a session that owed a goodbye."""
         still = self._open.pop(src, 0) - 1
         if still > 0:
             self._open[src] = still
         source = self._sources.get(src)
         if source is not None:
-            source.left_at, source.lived, source.in_session = now, lived, in_session
+            source.left_at, source.lived, source.abrupt = now, lived, abrupt
             source.leaving = max(0, source.leaving - 1)
 
     def _add(self, src: str, now: float) -> Source:
@@ -177,7 +177,7 @@ class Presence:
     def _speaks(self, source: Source, now: float) -> None:
         """One that may not be live is so from now on."""
         state, since = self._state(source, now)
-        if state == FINISHED:
+        if state == FINISHED and source.parted:
             source.finished_at = since
         if state != LIVE:
             source.live_since = now
@@ -259,7 +259,9 @@ class Presence:
             source.joins,
             source.left_at,
             source.lived,
-            source.in_session,
+            source.abrupt,
+            source.first is not None,
+            source.parted,
             source.parted_at,
             source.finished_at,
         )

@@ -8,11 +8,15 @@
 | with an interval, silent for longer | `missing` |
 | without, while one of its connections is open | `live` |
 | without, until `missing_after` has passed since it was last connected and spoke | `live` |
-| without, later | `missing` |
+| without, later, where it had promised nothing and left in order | `finished` |
+| without, later else | `missing` |
 
 An interval is the one that is expected by configuration, else the one that its heartbeats tell,
 else the rhythm of its heartbeats, else that of all its messages. The last one is a guess, as
 scripts change their pace: while a connection is open it makes a source `late`, never `missing`.
+Who left in order, is not expected and has never sent a heartbeat has no interval: a script that
+logs once and ends is no alarm. In order is an end of the connection that is no reset, and not that
+of a session which owed a goodbye.
 The slack is 2 s, and 10 s where the interval is learned. An expected source that has never come is
 `late`, then `missing`.
 """
@@ -73,8 +77,10 @@ class Link(NamedTuple):
         joins: those that there ever were.
         left_at: when one ended last, in monotonic seconds; None for never.
         lived: how long that one lived, in seconds,
-        in_session: and whether a `hello` had opened it.
-        parted_at: when its last goodbye came.
+        abrupt: and whether it was cut off, or a session that owed a goodbye.
+        seen: whether it was heard of at all.
+        parted: whether its last word was a goodbye,
+        parted_at: and when the last one came.
         finished_at: when the last one came after which it was `finished`, before it spoke again.
     """
 
@@ -82,7 +88,9 @@ class Link(NamedTuple):
     joins: int
     left_at: Optional[float]
     lived: float
-    in_session: bool
+    abrupt: bool
+    seen: bool
+    parted: bool
     parted_at: Optional[float]
     finished_at: Optional[float]
 
@@ -98,6 +106,7 @@ class Source:
     """
 
     __slots__ = (
+        "abrupt",
         "all_beats",
         "by_type",
         "counts",
@@ -106,7 +115,6 @@ class Source:
         "first",
         "generation",
         "heartbeats",
-        "in_session",
         "joins",
         "last",
         "leaving",
@@ -138,7 +146,7 @@ class Source:
         self.joins = 0
         self.left_at: Optional[float] = None
         self.lived = 0.0
-        self.in_session = False
+        self.abrupt = False
         self.finished_at: Optional[float] = None
         #: When it said goodbye, and whether it has said nothing since.
         self.parted_at: Optional[float] = None
@@ -194,10 +202,13 @@ class Source:
         if self.parted and connections <= self.leaving:
             return FINISHED, self.parted_at or self.last
         interval, origin = self.interval()
-        if interval is None:
-            missing_at = max(self.last, left_at) + missing_after
-            gone = not connections and now > missing_at
-            return (MISSING, missing_at) if gone else (LIVE, self.live_since)
+        left = not connections and self.left_at is not None
+        promised = self.expected is not None or self.heartbeats is not None or self.abrupt
+        if interval is None or (left and not promised):
+            gone_at = max(self.last, left_at) + missing_after
+            if connections or now <= gone_at:
+                return LIVE, self.live_since
+            return MISSING if promised or not left else FINISHED, gone_at
         slack = LEARNED_SLACK_SECONDS if origin == LEARNED else SLACK_SECONDS
         late_at = self.last + LATE_INTERVALS * interval + slack
         missing_at = self.last + MISSING_INTERVALS * interval + slack

@@ -62,7 +62,6 @@ class Connection:
         "_unsent",
         "_watch",
         "_writing",
-        "in_session",
         "origin",
         "session",
         "since",
@@ -79,8 +78,6 @@ class Connection:
         self.src = ""
         self.since = 0.0
         self._others: dict[str, float] = {}  # the same of all others that it carries
-        #: Whether it was opened by a `hello`; known with its first message.
-        self.in_session = False
         session.on_superseded = lambda: self.close("superseded")
         self._door = door
         self._watch = door.watch  # a reload may give the door another one
@@ -183,7 +180,6 @@ class Connection:
         now = self._door.server.loop.clock()
         if not self.src:
             self.src, self.since = src, now
-            self.in_session = self.session.state is State.OPENED
         elif len(self._others) < MAX_SOURCES - 1:
             self._others[src] = now
         else:

@@ -32,6 +32,9 @@ REASONS = (
 )  # fmt: skip
 
 
+#: Ends that a peer that only writes may have meant.
+_ORDERLY = ("eof", "idle_timeout")
+
 log = logging.getLogger("wafermon.net")
 
 
@@ -50,9 +53,9 @@ class Outlet(Protocol):
     def joined(self, src: str) -> None:
         """The first message of this source on a connection has come."""
 
-    def left(self, src: str, lived: float, in_session: bool) -> None:
+    def left(self, src: str, lived: float, abrupt: bool) -> None:
         """A connection of this source has ended, so many seconds after its first message there;
-        whether a `hello` had opened it."""
+        whether it was cut off, or a session that owed a goodbye."""
 
 
 class Server:
@@ -78,7 +81,7 @@ class Server:
     ...     def expect(self, feeder, q): pass
     ...     def forget(self, feeder): pass
     ...     def joined(self, src): pass
-    ...     def left(self, src, lived, in_session): pass
+    ...     def left(self, src, lived, abrupt): pass
     >>> with Server([Listen(TcpAddress("127.0.0.1", 0))], Print()) as server:
     ...     host, port = server.addresses[0].split(":")
     ...     with socket.create_connection((host, int(port))) as client:
@@ -308,8 +311,10 @@ class Server:
     def closed(self, connection: Connection, reason: str) -> None:
         """A connection ended; called by its door."""
         self.outlet.forget(connection)
-        for src, since in connection.sources.items():
-            self.outlet.left(src, self.loop.clock() - since, connection.in_session)
+        if reason != "shutdown":  # of who is sent away it tells nothing
+            abrupt = reason not in _ORDERLY or connection.session.owes_goodbye
+            for src, since in connection.sources.items():
+                self.outlet.left(src, self.loop.clock() - since, abrupt)
         self.count_end(reason)
 
     def count_end(self, reason: str) -> None:

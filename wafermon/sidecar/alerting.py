@@ -7,19 +7,18 @@ import functools
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Callable, Optional
 
 from wafermon.delivery import Pipeline
 from wafermon.delivery.account import REROUTED
 from wafermon.errors import ConfigError
-from wafermon.flow.alert_checks import BackendDown, Drops, JobTrouble
+from wafermon.flow.alert_checks import HELD_SECONDS, BackendDown, Drops, JobTrouble
 from wafermon.flow.alert_deadline import Deadline
 from wafermon.flow.alert_parts import Moment, Rule
 from wafermon.flow.alert_rules import ALERTS, Events, MetricLimit, Silence
 from wafermon.flow.alerts import FIRING, Alerts, Change, Plan
 from wafermon.flow.duration import duration
-from wafermon.flow.job_run import DONE
 from wafermon.flow.jobs import JobTracker
 from wafermon.message import Batch, Message
 from wafermon.net import EventLoop
@@ -233,7 +232,7 @@ class _Sources:
             days = schema.weekdays(rule.days)
             return Deadline(rule.job, hour, minute, days, now.unix, self._done(now.unix))
         if isinstance(rule, schema.JobTrouble):
-            known = self._jobs.names()
+            known = self._jobs.names(now.mono - HELD_SECONDS)
             return JobTrouble(rule.state, rule.job, rule.source, rule.for_, self._look, known)
         if isinstance(rule, schema.Events):
             return Events(rule.source, rule.level, rule.count, rule.within)
@@ -246,13 +245,10 @@ class _Sources:
     def _look(self, src: str, job_id: str) -> Optional[tuple[str, Optional[str]]]:
         return self._jobs.verdict(src, job_id, self._clock())
 
-    def _done(self, unix: float) -> Iterator[tuple[str, float]]:
+    def _done(self, unix: float) -> list[tuple[str, float]]:
         """The runs that were done, also those before a restart, and when."""
         at_zero = unix - self._clock()
-        for job in self._jobs.earlier():
-            for run in job.history:
-                if run.state == DONE:
-                    yield job.job_id, at_zero + run.started + run.duration_s
+        return [(job_id, at_zero + done) for job_id, done in self._jobs.done()]
 
     def _down(self) -> dict[str, str]:
         return {

@@ -149,7 +149,8 @@ class Sidecar:
         health = config.sidecar.health
         self.admin = AdminServer(health.host, health.metrics_port, pages(self), self._gate)
         parts = (self.pipeline, self._dead_letters, self.server, self.correlator, self.loaded)
-        for part in (*parts, self.settled_traces, self.user_metrics, process, self):
+        more = (self.settled_traces, self.user_metrics, self._job_history, process, self)
+        for part in (*parts, *more):
             self.registry.register(part.collect)
         self.message_registry.register(lambda: self.user_metrics.expose(self.loop.clock()))
         if journal is not None:
@@ -304,6 +305,7 @@ class Sidecar:
         if self._changing.acquire(timeout=timeout / 2):  # a reload finishes first
             self._changing.release()
         self.server.stop(timeout)
+        self._job_history.stop(0.0)  # it tells how jobs are now; to wait for its disk is for later
         self.alerting.stop()
         self.settled_traces.stop()
         if self.workers is not None:

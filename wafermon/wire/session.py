@@ -108,6 +108,8 @@ class Session:
         self._decoder = Decoder(max_frame, blocks=blocks)
         self._table = SessionTable() if table is None else table
         self._secret = secret
+        #: Whether it is a session of a client that says goodbye when it leaves on purpose.
+        self.owes_goodbye = False
         self._key: Optional[str] = None
         self._src = ""
         self._held = 0
@@ -292,6 +294,7 @@ class Session:
         self._enter(Event.HELLO)
         if session is not None:
             self._src = hello["src"]
+            self.owes_goodbye = hello["data"].get("goodbye") is not False
             self._key = session_key(self._src, session)
             self._held = self._table.open(self._key, now, self._superseded)
         self._welcome = self._held
