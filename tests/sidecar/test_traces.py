@@ -104,6 +104,33 @@ def test_a_trace_of_an_error_alone_is_routed_when_it_is_given_up(settled):
     assert message["data"]["level"] == "error" and message["data"]["msg"].startswith("a no span: ")
 
 
+def test_what_waits_at_a_stop_is_routed(start_sidecar, tmp_path):
+    sink = tmp_path / "traces.jsonl"
+    sidecar = start_sidecar(config={
+        "sidecar": {"data_dir": str(tmp_path / "data"), "tcp": {"port": 0},
+                    "health": {"metrics_port": 0}},
+        "backends": {"sink": {"type": "file", "path": str(sink)}, "other": {"type": "null"}},
+        "routing": {"wafermon.traces": [{"backend": "sink"}], "*": [{"backend": "other"}]},
+        "traces": {"route": True, "quiet": "1h", "keep": {"share": 1}},
+    })  # fmt: skip
+    begun = {"name": "load", "status": "open"}
+    sidecar.send(spans(20).raw + frame(1, "a", "span", tid="open", sid="s", data=begun))
+    assert sidecar.stop()[0] == 0
+    told = [json.loads(line)["data"]["ctx"] for line in sink.read_bytes().splitlines()]
+    assert sorted(one["tid"] for one in told) == sorted([*(f"t{n}" for n in range(20)), "open"])
+    assert told[-1]["tid"] == "open" and not told[-1]["complete"], "those that are whole come first"
+
+
+def test_a_stop_submits_what_the_loop_was_handed(settled, monkeypatch):
+    correlator, part, submitted = settled(ALL, start=False)
+    part._submit = submitted.append
+    correlator.observe(spans(3), 0.0)
+    part._handed.append(spans(2))  # the loop ended before it came to it
+    part.stop(30.0)
+    assert [len(one) for one in submitted] == [2, 3]
+    assert (part.outcomes["routed"], part.outcomes["stop"]) == (5, 0)
+
+
 def test_what_a_stop_keeps_from_being_routed_is_counted(settled):
     correlator, part, _ = settled(Traces(quiet=60, route=True))
     on_loop(part, lambda: correlator.observe(spans(3), part._loop.clock()))

@@ -257,6 +257,11 @@ class Server:
         if self._thread is None or not self._thread.is_alive():
             self.loop.close()
 
+    @property
+    def is_serving(self) -> bool:
+        """Whether its thread runs: also after a `stop` whose time was too short. Any thread."""
+        return self._thread is not None and self._thread.is_alive()
+
     def mend(self) -> None:
         """Listen anew where a Unix socket's file was deleted, or could not be made so far. Loop
         thread only."""

@@ -307,7 +307,8 @@ class Sidecar:
         self.server.stop(timeout)
         self._job_history.stop(0.0)  # it tells how jobs are now; to wait for its disk is for later
         self.alerting.stop()
-        self.settled_traces.stop()
+        left = 0.0 if self.server.is_serving else began + timeout - self.loop.clock()
+        self.settled_traces.stop(left / 2)
         if self.workers is not None:
             self.workers.stop()
         lost = self.pipeline.stop(max(0.0, began + timeout - self.loop.clock()))

@@ -4,7 +4,6 @@ is asked for, each trace that is to be kept is routed as one message."""
 from __future__ import annotations
 
 import collections
-import functools
 import logging
 import threading
 import time
@@ -55,6 +54,9 @@ class SettledTraces:
         self._clock = clock
         self._waiting: collections.deque[Record] = collections.deque()
         self._waiting_bytes = 0
+        self._submit: Callable[[Batch], None] = lambda batch: None
+        #: What the loop has not submitted yet.
+        self._handed: collections.deque[Batch] = collections.deque()
         self._some = threading.Event()
         self._taken = threading.Event()
         self._thread: Optional[threading.Thread] = None
@@ -76,33 +78,48 @@ class SettledTraces:
         Args:
             submit: takes a batch; called on the loop thread.
         """
-        self._thread = threading.Thread(
-            target=self._run, args=(submit,), name="traces", daemon=True
-        )
+        self._submit = submit
+        self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
         self._loop.call_soon(self._tidy)
         self._loop.call_soon(self._note)
 
-    def stop(self) -> None:
-        """End; what waits is given up and counted. Twice is harmless, and so is without `start`."""
+    def stop(self, seconds: float = 0.0) -> None:
+        """End: all traces are forgotten, so all that are to be kept are routed as they are. What
+        there is no time for is counted. Twice is harmless, and so is without `start`.
+
+        Args:
+            seconds: for that; none while the loop runs, as it alone may submit.
+        """
         first, self._ending = not self._ending, True
         self._some.set()
         self._taken.set()
         if self._thread is not None:
             self._thread.join(1.0)
+            seconds = 0.0 if self._thread.is_alive() else seconds
         if first and self._config.route:
-            self._count_waiting()
+            self._flush(seconds)
 
-    def _count_waiting(self) -> None:
-        """Count what a stop keeps from being routed: open, not quiet yet, or not taken up."""
+    def _flush(self, seconds: float) -> None:
+        """Route what a stop found: not taken up, not quiet yet, or open; in that order."""
+        deadline = self._loop.clock() + seconds
         unsettled = [
             record
             for record in self._correlator.records()
-            if not record.is_settled and (record.spans or record.error_events)
+            if record.settled_version != record.version and (record.spans or record.error_events)
         ]
-        waiting = self.outcomes["stop"] = len(unsettled) + len(self._waiting)
-        if waiting:
-            log.info("%d traces were not settled at the stop and are not routed whole", waiting)
+        unsettled.sort(key=lambda record: not record.complete)
+        left = collections.deque([*self._waiting, *unsettled])
+        while self._handed and seconds > 0:
+            self._pass_on()
+        while left and self._loop.clock() < deadline:
+            frames = self._taken_up(left)
+            if frames:
+                self._handed.append(self._batch(frames))
+                self._pass_on()
+        self.outcomes["stop"] += len(left)
+        if left:
+            log.warning("%d traces are not routed whole: the stop had no time for them", len(left))
 
     def take(self, record: Record) -> None:
         """A trace has settled. What nobody asks for is passed over: a trace of one source that is
@@ -125,23 +142,28 @@ class SettledTraces:
         self._correlator.services.note(self._loop.clock())
         self._loop.call_later(NOTE_SECONDS, self._note)
 
-    def _run(self, submit: Callable[[Batch], None]) -> None:
+    def _run(self) -> None:
         while not self._ending:
             self._some.wait()
             self._some.clear()
             while self._waiting and not self._ending:
-                frames = []
-                for _ in range(min(_AT_ONCE, len(self._waiting))):
-                    record = self._waiting.popleft()
-                    try:
-                        frames += self._frames(record)
-                    except Exception:
-                        log.exception("a trace is not routed, by a fault of our own")
-                        self.outcomes["internal_error"] += 1
+                frames = self._taken_up(self._waiting)
                 # The loop adds to it meanwhile; to be off by a trace does no harm.
                 self._waiting_bytes = sum([record.bytes for record in list(self._waiting)])
                 if frames:
-                    self._hand_over(frames, submit)
+                    self._hand_over(frames)
+
+    def _taken_up(self, waiting: collections.deque[Record]) -> list[bytes]:
+        """The messages of the first ones that wait."""
+        frames = []
+        for _ in range(min(_AT_ONCE, len(waiting))):
+            record = waiting.popleft()
+            try:
+                frames += self._frames(record)
+            except Exception:
+                log.exception("a trace is not routed, by a fault of our own")
+                self.outcomes["internal_error"] += 1
+        return frames
 
     def _frames(self, record: Record) -> list[bytes]:
         if record.is_sent:  # it has settled twice while it waited
@@ -159,16 +181,21 @@ class SettledTraces:
         message = message_of(record.trace(), summary, OWN_SOURCE, int(self._clock() * 1000))
         return [encode(message)]
 
-    def _hand_over(self, frames: list[bytes], submit: Callable[[Batch], None]) -> None:
+    def _batch(self, frames: list[bytes]) -> Batch:
+        return Batch(b"".join(frames), received_ms=int(self._clock() * 1000))
+
+    def _hand_over(self, frames: list[bytes]) -> None:
         """Let the loop submit some traces, and wait until it has."""
         self._taken.clear()
-        batch = Batch(b"".join(frames), received_ms=int(self._clock() * 1000))
-        self._loop.call_soon(functools.partial(self._pass_on, batch, submit))
-        self._taken.wait(10.0)
+        self._handed.append(self._batch(frames))
+        self._loop.call_soon(self._pass_on)
+        if not self._ending:
+            self._taken.wait(10.0)
 
-    def _pass_on(self, batch: Batch, submit: Callable[[Batch], None]) -> None:
+    def _pass_on(self) -> None:
+        batch = self._handed.popleft()
         try:
-            submit(batch)
+            self._submit(batch)
             self.outcomes["routed"] += len(batch)
         finally:
             self._taken.set()
