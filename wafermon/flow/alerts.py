@@ -149,7 +149,7 @@ class _Entry:
 
     def _judged(self, before: Optional[_Alert], finding: Finding, now: Moment) -> _Alert:
         if before is not None and before.state == FIRING:
-            return before._replace(finding=finding)
+            return _Alert(FIRING, before.began, before.since, finding)
         began = finding.since
         if began is None:
             began = now.mono if before is None else before.began
