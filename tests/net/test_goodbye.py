@@ -10,6 +10,7 @@ from net_host import Host
 from raw import Lines, hello
 from support import eventually
 
+from wafermon.net import connection
 from wafermon.net.tls import Tls
 
 GOODBYE = b'{"v":1,"src":"raw","ts":1,"type":"goodbye","q":2}\n'
@@ -107,3 +108,12 @@ def test_how_a_connection_ended(tmp_path, how, abrupt):
             sock.close()
             eventually(lambda: host.outlet.abrupt)
     assert host.outlet.abrupt == ([] if abrupt is None else [abrupt])
+
+
+def test_a_source_too_many_is_not_credited_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(connection, "MAX_SOURCES", 2)
+    with Host(tmp_path) as host, host.connect() as sock:
+        plain = FRAME.replace(b',"q":1', b"")
+        sock.sendall(b"".join(plain.replace(b"raw", b"%c" % name) for name in b"abc"))
+        eventually(lambda: host.server.uncredited == 1)
+        assert sorted(host.outlet.present) == ["a", "b"]

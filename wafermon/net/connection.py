@@ -183,6 +183,7 @@ class Connection:
         elif len(self._others) < MAX_SOURCES - 1:
             self._others[src] = now
         else:
+            self._door.server.uncredited += 1
             return
         self._door.server.outlet.joined(src)
 

@@ -119,6 +119,8 @@ class Server:
         #: Reads that brought bytes, and handshakes that ended, all together.
         self.reads = 0
         self._reads_before = -1
+        #: Times that a connection brought a source past those that it is credited with.
+        self.uncredited = 0
         #: Connections that a stop closed although they had more to read.
         self.cut_off = 0
         self._drain_until = self._drain_paused_until = 0.0
@@ -381,6 +383,13 @@ class Server:
                 "Connections that ended, by reason.",
                 self.ended,
                 "reason",
+            ),
+            family(
+                "sidecar_connection_sources_uncredited_total",
+                "counter",
+                "Reads of a source on a connection that carries over 1,000 others; its end tells"
+                " nothing of that one.",
+                {"": self.uncredited},
             ),
             family(
                 "sidecar_accept_errors_total",
