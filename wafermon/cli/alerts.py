@@ -10,7 +10,7 @@ from typing import Any, Optional
 
 from wafermon.cli.ask import add_admin, fetch
 from wafermon.cli.lines import Style, style_of, time_of
-from wafermon.cli.table import coloured, table
+from wafermon.cli.table import table
 from wafermon.flow.alerts import FIRING, PENDING
 
 _COLOURS = {FIRING: 3, PENDING: 2}
@@ -72,8 +72,7 @@ def _lines(told: dict[str, Any], style: Style) -> Iterator[str]:
 
 
 def _drawn(rows: list[tuple[str, ...]], style: Style) -> Iterator[str]:
-    for row, line in zip(rows, table(rows, style)):
-        yield coloured(line, _COLOURS.get(row[0]), style)
+    yield from table(rows, style, [_COLOURS.get(row[0]) for row in rows])
 
 
 def _time(ms: Optional[int]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from wafermon.cli.ask import add_admin, fetch
 from wafermon.cli.lines import style_of
-from wafermon.cli.table import coloured, table
+from wafermon.cli.table import table
 from wafermon.flow.duration import duration
 from wafermon.flow.job_run import DONE, FAILED
 from wafermon.flow.job_state import DIED, STALLED, STATES
@@ -61,8 +61,7 @@ def run(options: argparse.Namespace) -> int:
         return 0
     rows = [("STATE", "JOB", "SOURCE", "PROGRESS", ""), *map(_row, jobs)]
     ranks = [None, *(_COLOURS.get(job["state"]) for job in jobs)]
-    for line, rank in zip(table(rows, style), ranks):
-        print(coloured(line, rank, style))
+    print(*table(rows, style, ranks), sep="\n")
     if answer["total"] > len(jobs):
         print(f"({len(jobs)} of {answer['total']} are shown)")
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from wafermon.cli.ask import add_admin, fetch
 from wafermon.cli.lines import style_of
-from wafermon.cli.table import coloured, table
+from wafermon.cli.table import table
 from wafermon.flow.duration import duration
 from wafermon.flow.source import LATE, MISSING, STATES
 
@@ -59,8 +59,7 @@ def run(options: argparse.Namespace) -> int:
     header = ("STATE", "SOURCE", "LAST SEEN", "MESSAGES", "PER S", "DROPPED", "")
     rows = [header, *(_row(one, now_ms) for one in sources)]
     ranks = [None, *(_COLOURS.get(one["state"]) for one in sources)]
-    for line, rank in zip(table(rows, style), ranks):
-        print(coloured(line, rank, style))
+    print(*table(rows, style, ranks), sep="\n")
     if answer["total"] > len(sources):
         print(f"({len(sources)} of {answer['total']} are shown)")
     return 0

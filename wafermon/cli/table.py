@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Optional
 
@@ -11,12 +12,15 @@ from wafermon.cli.lines import COLOURS, PLAIN, RESET, Style, clipped, columns, v
 MAX_CELL = 32
 
 
-def table(rows: Sequence[Sequence[str]], style: Style = PLAIN) -> list[str]:
+def table(
+    rows: Sequence[Sequence[str]], style: Style = PLAIN, ranks: Sequence[Optional[int]] = ()
+) -> list[str]:
     """Rows as aligned lines, everything in them escaped; the first one is the header.
 
     Args:
         rows: of equal length. The last column takes what is left of the width.
         style: from `style_of`; in a terminal cells are cut, in a file never.
+        ranks: for each row the level whose colour it has, as `coloured`; None for none.
 
     >>> table([("JOB", "STATE"), ("load", "running"), ("工程", "died")])
     ['JOB   STATE', 'load  running', '工程  died']
@@ -30,7 +34,7 @@ def table(rows: Sequence[Sequence[str]], style: Style = PLAIN) -> list[str]:
         padded = [cell + " " * (width - columns(cell)) for cell, width in zip(row, widths)]
         line = "  ".join(padded).rstrip()
         lines.append(clipped(line, style.width) if style.width else line)
-    return lines
+    return [coloured(line, rank, style) for line, rank in itertools.zip_longest(lines, ranks)]
 
 
 def coloured(line: str, rank: Optional[int], style: Style) -> str:

@@ -14,7 +14,7 @@ from wafermon.backends.store_schema import StoreError
 from wafermon.cli.ask import add_admin, fetch
 from wafermon.cli.lines import clipped, style_of, time_of, visible
 from wafermon.cli.query import add_store, store_of
-from wafermon.cli.table import coloured, table
+from wafermon.cli.table import table
 from wafermon.cli.tree import duration
 from wafermon.flow import Correlator
 from wafermon.flow.selection import Selection
@@ -85,8 +85,7 @@ def run(options: argparse.Namespace) -> int:
     header = ("TRACE", "BEGAN", "TOOK", "SPANS", "SOURCE", "NAME")
     rows = [header, *map(_row, traces)]
     ranks = [None, *(3 if one["errors"] or one["error_events"] else None for one in traces)]
-    for line, rank in zip(table(rows, style), ranks):
-        print(coloured(line, rank, style))
+    print(*table(rows, style, ranks), sep="\n")
     if answer["total"] > len(traces):
         print(f"({len(traces)} of {answer['total']} are shown; --limit N shows more)")
     return 0
