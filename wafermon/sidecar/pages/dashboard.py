@@ -15,9 +15,9 @@ POLICY = (
 #: All there is; a folder inside of a .pyz cannot be listed but by opening that file once more.
 NAMES = (
     "alerts.js", "api.js", "app.css", "app.js", "backends.js", "chart.js", "dom.js", "drops.js",
-    "format.js", "index.html", "jobs.js", "metrics.js", "overview.js", "resources.js",
-    "services.js", "sources.js", "status.js", "table.js", "tail.js", "teach.js", "trace.js",
-    "traces.js", "ui.js",
+    "format.js", "index.html", "jobs.js", "key.js", "kit.js", "metrics.js", "overview.js",
+    "resources.js", "services.js", "source.js", "sources.js", "status.js", "table.js", "tail.js",
+    "teach.js", "trace.js", "traces.js", "trouble.js", "ui.js",
 )  # fmt: skip
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 
