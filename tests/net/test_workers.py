@@ -310,3 +310,27 @@ loop.run()
 workers.stop()
 """)
     assert out == "False 0\n"
+
+
+def test_one_that_has_answered_takes_the_next_block_within_the_same_turn():
+    """A turn of the loop may bring as many blocks as may wait for a worker."""
+    out, _ = alone("""
+import select
+from wafermon.net.workers import MAX_WAITING
+workers.start()
+workers.serve()
+told = []
+def begin():
+    block, link = b'{"v":1,"src":"a","ts":1,"type":"heartbeat"}\\n', workers._workers[0].link
+    assert all(workers.submit(block, told.append) for _ in range(MAX_WAITING))
+    for _ in range(100):
+        select.select([link], [], [], 10)
+        if workers.submit(block, told.append):
+            break
+    print(len(told) > 0, all(len(batch) == 1 for batch in told))
+    loop.stop()
+when(lambda: workers.pids, begin)
+loop.run()
+workers.stop()
+""")
+    assert out == "True True\n"

@@ -35,6 +35,8 @@ HANG_SECONDS = 5.0
 HIRE_SECONDS = 0.2
 _LENGTH = struct.Struct(">I")
 _READ_BYTES = 65_536
+#: Room of a link for blocks: by default three have it, and a worker waits for the fourth.
+_LINK_BYTES = 1 << 20
 
 log = logging.getLogger("wafermon.net")
 
@@ -131,7 +133,12 @@ class Workers:
         Returns:
             False where all workers have enough to do; `done` is not called then.
         """
-        worker = min(self._workers, key=lambda w: len(w.tasks), default=None)
+        worker = self._idlest()
+        if worker is not None and len(worker.tasks) >= MAX_WAITING:
+            # It may have answered already: the loop looks once a turn, which can be as many blocks.
+            for one in list(self._workers):
+                self._read(one)
+            worker = self._idlest()
         if worker is None or len(worker.tasks) >= MAX_WAITING:
             return False
         self._loop.hurried = True
@@ -149,6 +156,9 @@ class Workers:
             worker.unsent += (head + block)[sent:]
             self._watch(worker)
         return True
+
+    def _idlest(self) -> Optional[_Worker]:
+        return min(self._workers, key=lambda worker: len(worker.tasks), default=None)
 
     def _watch(self, worker: _Worker) -> None:
         writing = (lambda: self._write(worker)) if worker.unsent else None
@@ -215,6 +225,7 @@ class Workers:
                 self._let_nursery_go()
                 return
         ours.setblocking(False)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _LINK_BYTES)
         worker = _Worker(ours)
         self._workers.append(worker)
         self._watch(worker)
