@@ -128,6 +128,23 @@ def test_steps_at_the_pace_of_a_clock_are_one_pace():
     assert world.see().eta_s == pytest.approx(59.0)
 
 
+def test_two_that_tell_of_one_job_have_no_eta():
+    """Such as two copies of a script, each of which stands still: it goes up and down, and on the
+    average nowhere."""
+    world = World()
+    for _ in range(9):
+        world.run(0.5, 40, 60)
+    world.tell(40)
+    assert (world.see().percent_per_s, world.see().eta_s) == (0.0, None)
+
+
+@pytest.mark.parametrize("step", [1e-320, 1e-9])
+def test_an_eta_of_ages_is_none(step):
+    world = World()
+    world.run(2, *[n * step for n in range(9)])
+    assert world.see().percent_per_s == pytest.approx(step / 2) and world.see().eta_s is None
+
+
 def test_updates_of_one_moment_are_no_rate():
     world = World()
     for percent in range(10):

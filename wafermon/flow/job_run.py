@@ -24,6 +24,8 @@ GAP_WEIGHT = 0.3
 #: not later than so many usual gaps, and this long.
 ETA_RATES, ETA_SECONDS, ETA_SPREAD = 3, 5.0, 0.75
 ETA_GAPS, ETA_GAP_SECONDS = 2, 2.0
+#: What would take longer is none, however steadily it goes.
+ETA_MOST_SECONDS = 365 * 86_400.0
 BY_RATE = "what remains / moving average of the rate"
 BY_HISTORY = "usual duration (median of the last {} done) - time elapsed"
 #: A percentage that falls this far, and to half, is that of a new run.
@@ -222,12 +224,12 @@ class Job:
         rate, usual = self.rate, self.usual_s()
         left: Optional[float] = None
         method = BY_RATE
-        if rate is not None and self._has_pace(now):
+        if rate is not None and rate > 0 and self._has_pace(now):
             left = (100 - self.percent) / rate - (now - self.changed)
         elif usual is not None:
             method = BY_HISTORY.format(sum(run.state == DONE for run in self.history))
             left = usual - (now - self.started)
-        return (None, None) if left is None or left <= 0 else (left, method)
+        return (None, None) if left is None or not 0 < left <= ETA_MOST_SECONDS else (left, method)
 
     def _has_pace(self, now: float) -> bool:
         """Whether the rate is known well enough to go by it."""
