@@ -634,6 +634,12 @@ def test_a_job_in_trouble():
     assert subjects(rule, 6 + 86_400) == [], "for a day at most"
 
 
+def test_a_job_that_nobody_follows_is_not_remembered_either():
+    rule = JobTrouble(["died"], "*", "*", 0.0, lambda *_: None)
+    rule.observe(batch(progress("x" * 257, "etl"), progress("", "etl")), at(0))
+    assert (len(rule._jobs), rule.bad_payload) == (0, 2)
+
+
 def test_a_job_that_stalls_and_goes_on():
     state = ["stalled"]
     rule = JobTrouble(["stalled"], "*", "*", 0.0, lambda *_: (state[0], "no change"), [("a", "j")])

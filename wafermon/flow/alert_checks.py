@@ -12,6 +12,7 @@ from typing import Callable, Optional
 
 from wafermon.flow.alert_parts import Finding, Moment, Names, Sources, Window, printable
 from wafermon.flow.duration import duration
+from wafermon.flow.job_run import progress_of
 from wafermon.message import Batch
 
 #: Jobs that one rule follows, and those that it asks about each time.
@@ -78,11 +79,11 @@ class JobTrouble:
     def observe(self, batch: Batch, moment: Moment) -> None:
         """Notice which jobs there are."""
         for message in batch.told.get("progress", ()):
-            job = message["data"].get("job_id")
-            if type(job) is str:
-                self._follow(message["src"], job)
-            else:
+            told = progress_of(message)
+            if told is None:
                 self.bad_payload += 1
+            else:
+                self._follow(message["src"], told.job_id)
 
     def check(self, moment: Moment) -> list[Finding]:
         """Which jobs are in trouble."""
