@@ -183,6 +183,15 @@ def test_other_settings_keep_what_is_known():
     assert world.after(8).state("a") == MISSING and world.state("b") == MISSING
 
 
+def test_who_never_came_and_is_expected_no_more_is_forgotten():
+    world = World(Expected("confg", 10), Expected("a", 10), Expected("b", 10))
+    world.tell("a")
+    world.presence.joined("b", world.now)
+    world.presence.configure([Expected("config", 10)], missing_after=7, max_sources=9, now=world.now)
+    assert world.state("confg") is None and len(world.presence) == 3, "its name was misspelt"
+    assert world.state("a") == world.state("b") == LIVE
+
+
 def test_counts_by_type_and_source():
     world = World()
     lines = [
@@ -315,7 +324,7 @@ def test_whatever_happens_states_are_those_of_the_table(steps):
     assert sum(world.presence.counts(world.now).values()) == len(seen)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["add", "touch", "end", "go_on"]), st.integers(0, 9))))
+@given(st.lists(st.tuples(st.sampled_from(["add", "touch", "end", "go_on", "drop"]), st.integers(0, 9))))
 def test_a_capped_map_holds_its_bound(steps):
     items = Capped(4)
     for what, key in steps:

@@ -60,6 +60,11 @@ class Capped(Generic[K, V]):
         """It had not ended after all."""
         self._ended.pop(key, None)
 
+    def drop(self, key: K) -> None:
+        """Forget an entry that should not have been there."""
+        del self._items[key]
+        self._ended.pop(key, None)
+
     def resize(self, cap: int) -> None:
         """Have another bound. What is too much goes bit by bit, with each entry that comes: to
         drop 10,000 sources at once takes 13 ms."""

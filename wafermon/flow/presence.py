@@ -103,6 +103,10 @@ class Presence:
         ranked = sorted(expected, key=lambda one: (is_pattern(one.src), -len(one.src)))
         self._expected = [(any_of([one.src]), one.every) for one in ranked]
         self._generation += 1
+        named = {one.src for one in expected}
+        for source in self._sources.values():
+            if source.first is None and not source.joins and source.src not in named:
+                self._sources.drop(source.src)  # nobody but an earlier configuration knew of it
         for one in expected:
             if not is_pattern(one.src) and self._sources.get(one.src) is None:
                 self._sources.add(one.src, Source(one.src, now))
