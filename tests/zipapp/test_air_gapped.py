@@ -49,6 +49,10 @@ def host(pyz, tmp_path):
 def test_every_command_of_the_guide(host):
     folder, env = host
     script = "\n".join(["set -eu", *commands(GUIDE, CANNOT), "wafermon-stop"])
+    # As crontab has it: it knows HOME, and nothing of ~/bin.
+    bare = f'PATH="{env["PATH"]}" ~/bin/wafermon-start'
+    assert script.count("\nwafermon-start\n") == 3
+    script = script.replace("\nwafermon-start\n", f"\n{bare}\n", 1)
     ports = {port: str(free_port()) for port in ("17000", "17001")}
     for port, free in ports.items():
         assert port in script
