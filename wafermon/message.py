@@ -319,6 +319,28 @@ class Batch:
         raw = b"\n".join([lines[i] for i in indexes]) + b"\n" if indexes else b""
         return Batch(raw, [messages[i] for i in indexes], received_ms=self.received_ms)
 
+    def lives(self) -> list[Batch]:
+        """The batch cut behind each goodbye whose source goes on, as one of a forwarded backlog
+        may, with several runs of a script; else the batch itself.
+
+        >>> a, b, end = {"src": "a"}, {"src": "b"}, {"src": "a", "type": "goodbye"}
+        >>> messages = [{"type": "event", **m} for m in (a, end, b, a, end, b)]
+        >>> [len(life) for life in Batch(b"{}\\n" * 6, messages).lives()]
+        [2, 4]
+        """
+        if "goodbye" not in self.told:
+            return [self]
+        ends, later, end = [], set(), self._count
+        for index in range(self._count - 1, -1, -1):
+            message = self.messages[index]
+            if message["type"] == "goodbye" and message["src"] in later:
+                ends.append((index + 1, end))
+                end = index + 1
+                later.clear()
+            later.add(message["src"])
+        ends.append((0, end))
+        return [self.select(range(first, last)) for first, last in reversed(ends)]
+
     def with_lines(self, lines: list[bytes]) -> Batch:
         """The same batch, with rejects and receipts, but for what its messages say in `data`."""
         raw = b"\n".join(lines) + b"\n" if lines else b""

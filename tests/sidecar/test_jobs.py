@@ -392,3 +392,15 @@ def test_jobs_are_in_order():
         "percent_per_s", "eta_s", "eta_ms", "eta_method", "stalled_for_s", "reason", "tid", "runs",
         "usual_s", "history",
     }  # fmt: skip
+
+
+def test_a_run_that_begins_in_the_batch_in_which_the_last_one_ended(start_sidecar, tmp_path):
+    """As in the backlog of a `forward` link."""
+    sidecar = start_sidecar(config=config(tmp_path / "data"))
+    runs = [progress(100, status="done"), frame(type="goodbye", src="sh"), progress(5)]
+    with sidecar.connect() as link:
+        link.sendall(b"".join(runs))
+        eventually(lambda: listed(sidecar, "jobs"), "a job")
+        (job,), (source,) = listed(sidecar, "jobs"), listed(sidecar, "sources")
+        assert (job["state"], job["percent"], job["runs"]) == ("running", 5, 2)
+        assert source["state"] == "live"

@@ -366,7 +366,8 @@ class Pipeline:
 
     def _show(self, observer: Observer, batch: Batch) -> None:
         try:
-            observer.observe(batch, self._clock())
+            for life in batch.lives():  # observers take goodbyes for the end of what they see
+                observer.observe(life, self._clock())
         except Exception:
             self.observer_errors += 1
             if self.observer_errors == 1:
