@@ -330,7 +330,8 @@ class Batch:
         """
         if "goodbye" not in self.told:
             return [self]
-        ends, later, end = [], set(), self._count
+        later: set[str] = set()
+        ends, end = [], self._count
         for index in range(self._count - 1, -1, -1):
             message = self.messages[index]
             if message["type"] == "goodbye" and message["src"] in later:

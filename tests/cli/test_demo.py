@@ -249,6 +249,17 @@ def test_the_services_end_when_the_demo_is_killed(tmp_path):
         os.close(handle)
 
 
+def test_an_end_before_all_are_ready_is_no_fault(tmp_path):
+    process = start(tmp_path, *PORTS)
+    try:
+        assert any(line.startswith("Ctrl-C") for line in iter(process.stdout.readline, ""))
+        process.send_signal(signal.SIGINT)
+        status, _, err = finish(process)
+    finally:
+        process.kill()
+    assert (status, err) == (0, "")
+
+
 def test_a_service_that_does_not_start_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
     crew = Crew(str(tmp_path), "127.0.0.1:1")

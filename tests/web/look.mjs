@@ -220,8 +220,9 @@ async function oddities() {
   found.classes = await page.locator(".tail .level").evaluateAll((all) => all.map((one) => one.className));
   await page.go("metrics");
   found.axis = [await texts(".top-label"), await page.locator(".times").first().evaluate((times) => {
-    const [left, , right] = [...times.children].map((one) => new Date(`2000-01-01T${one.innerText}`).getTime());
-    return right - left;
+    // Around midnight the day stands before a time.
+    const [left, , right] = [...times.children].map((one) => new Date(`2000-01-01T${one.innerText.match(/[0-9:]+$/)}`).getTime());
+    return (right - left + 86_400_000) % 86_400_000;
   })];
   found.unit = await page.locator(".top-label").evaluateAll((all) => Math.max(...all.map((one) => one.getBoundingClientRect().width)));
   await page.go("trace/abc");

@@ -171,7 +171,8 @@ def test_words_of_senders_and_odd_answers(seen):
     odd = seen["views"]["oddities"]
     assert sorted(odd["classes"]) == ["level"] * 6 + ["level level-error"]
     top, minute = odd["axis"]
-    assert top[0] == "1" and minute == 60_000 and odd["unit"] <= 58
+    # Around midnight the label of yesterday has no seconds.
+    assert top[0] == "1" and 0 < minute <= 120_000 and odd["unit"] <= 58
     assert odd["state"].startswith("● done") and "1 open, 1 in a cycle" in odd["state"]
     assert "Messages of none of its spans" in odd["loose"] and "<img src=x" in odd["loose"] and "+5 ms" in odd["loose"]
     assert odd["times"] == ["\u221230 ms", "+30 ms"]

@@ -25,7 +25,7 @@ from wafermon.cli.query import STORE_FILE
 from wafermon.cli.run import EX_CONFIG, host_and_port
 from wafermon.cli.trace import stored
 from wafermon.cli.tree import counted, draw, pen_for
-from wafermon.demo.crew import Crew, CrewError, Heard, Tally
+from wafermon.demo.crew import Crew, CrewError, Heard, Interrupted, Tally
 from wafermon.demo.database import loaded
 from wafermon.demo.datalog import Lot, lot_name, write_lot
 from wafermon.errors import ConfigError
@@ -151,6 +151,8 @@ class Demo:
             try:
                 self.crew.start()
                 self._work()
+            except Interrupted:
+                pass  # before all were ready: that, too, is how one ends it
             except (CrewError, OSError) as error:
                 if isinstance(error, BrokenPipeError):
                     raise

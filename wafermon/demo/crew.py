@@ -42,6 +42,10 @@ class CrewError(Exception):
     """A service does not do what it should; the text says which and what."""
 
 
+class Interrupted(Exception):
+    """A signal came while something was waited for."""
+
+
 class Crew:
     """The services, below one folder; all ends with `stop`, or with this process, however it ends.
 
@@ -86,6 +90,7 @@ class Crew:
 
         Raises:
             CrewError: one is not.
+            Interrupted: a signal comes before that.
             OSError: the folder cannot be used.
         """
         self._prepare()
@@ -126,7 +131,8 @@ class Crew:
         """Skip lines up to one that matches; returns its first group.
 
         Raises:
-            CrewError: it does not come in time, or a signal does.
+            CrewError: it does not come in time.
+            Interrupted: a signal does.
         """
         while True:
             try:
@@ -134,7 +140,7 @@ class Crew:
             except TimeoutError:
                 raise CrewError(f"waited in vain for {pattern!r}") from None
             if not isinstance(heard, str):
-                raise CrewError("interrupted")
+                raise Interrupted
             match = re.match(pattern, heard)
             if match:
                 return match.group(1)
