@@ -28,6 +28,7 @@ from wafermon.cli.bench_load import (
 from wafermon.cli.bench_target import Counters, Target, TargetError, ThrowAway
 from wafermon.cli.lines import visible
 from wafermon.cli.run import host_and_port
+from wafermon.cli.seconds import seconds
 from wafermon.sidecar.secrets import Credentials
 
 FIRST_RATE, LOWEST_RATE, HIGHEST_RATE = 10_000, 1_000, 2_000_000
@@ -77,22 +78,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_admin(parser)
     parser.add_argument(
-        "--seconds", metavar="S", type=_seconds, default=20.0, help="in all, about (default 20)"
+        "--seconds", metavar="S", type=seconds(0.5, 86_400), default=20.0,
+        help="in all, about (default 20)",
     )
     parser.add_argument(
         "--rate", metavar="N", type=_rate, help="only this many messages a second"
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.5 <= seconds <= 86_400:
-        raise argparse.ArgumentTypeError(f"expected 0.5 to 86400 seconds, got {text!r}")
-    return seconds
 
 
 def _rate(text: str) -> int:

@@ -9,6 +9,7 @@ import sys
 from typing import Any
 
 from wafermon.cli.run import host_and_port
+from wafermon.cli.seconds import seconds
 from wafermon.client import Client
 from wafermon.message import ROUTED_TYPES
 from wafermon.net import TcpAddress
@@ -41,15 +42,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pid", help="id of the parent span")
     parser.add_argument("--tcp", metavar="HOST:PORT", type=host_and_port, help="sidecar's address")
     parser.add_argument("--unix", metavar="PATH", help="sidecar's socket")
-    parser.add_argument("--timeout", type=_seconds, default=2.0, help="seconds (default 2)")
+    parser.add_argument(
+        "--timeout", type=seconds(0, 3_600), default=2.0, help="seconds (default 2)"
+    )
     parser.add_argument("pairs", metavar="KEY=VALUE", nargs="*")
-
-
-def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"expected seconds from 0 to 3600, got {text!r}")
-    return seconds
 
 
 def run(options: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ import time
 
 from wafermon.cli.ask import add_admin
 from wafermon.cli.lines import style_of
+from wafermon.cli.seconds import seconds
 from wafermon.cli.table import coloured
 from wafermon.cli.top_feed import ask
 from wafermon.cli.top_view import BAD, GOOD, WARN, Look, Snapshot, body, header
@@ -42,21 +43,11 @@ examples:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Whom to ask, how often, and how to show it."""
     add_admin(parser)
-    parser.add_argument("--interval", metavar="S", type=_seconds, default=2.0,
+    parser.add_argument("--interval", metavar="S", type=seconds(0.1, 3_600), default=2.0,
                         help="seconds between two looks (default 2)")  # fmt: skip
     parser.add_argument("--once", action="store_true", help="print once, and end")
     parser.add_argument("--plain", action="store_true", help="print lines, and no screen")
     parser.add_argument("--json", action="store_true", help="print one JSON object a look")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 3_600:
-        raise argparse.ArgumentTypeError(f"expected seconds from 0.1 to 3600, got {text!r}")
-    return seconds
 
 
 def run(options: argparse.Namespace) -> int:
