@@ -320,8 +320,9 @@ class Pipeline:
         return passed
 
     def _route(self, batch: Batch, feeder: Union[Feeder, Crowd, None]) -> None:
-        for observer in self._observers:
-            self._show(observer, batch)
+        for life in _lives(batch):
+            for observer in self._observers:
+                self._show(observer, life)
         try:
             parts = self._parts(batch)
         except Exception:
@@ -366,8 +367,7 @@ class Pipeline:
 
     def _show(self, observer: Observer, batch: Batch) -> None:
         try:
-            for life in batch.lives():  # observers take goodbyes for the end of what they see
-                observer.observe(life, self._clock())
+            observer.observe(batch, self._clock())
         except Exception:
             self.observer_errors += 1
             if self.observer_errors == 1:
@@ -523,3 +523,11 @@ class Pipeline:
         for route in {**self.retired, **self.routes}.values():
             families += route.collect()
         return families
+
+
+def _lives(batch: Batch) -> list[Batch]:
+    """What observers are shown one after the other: each takes a goodbye for the end."""
+    try:
+        return batch.lives()
+    except RecursionError:  # a message cannot be parsed here: whoever does not need to, is shown it
+        return [batch]
