@@ -16,6 +16,7 @@ from wafermon.cli import main
 from wafermon.delivery import Pipeline, Route
 from wafermon.flow import JobTracker, Presence, Router, Rule
 from wafermon.net import Request
+from wafermon.sidecar import job_history
 from wafermon.sidecar.job_history import JobHistory
 from wafermon.sidecar.pages.jobs import jobs
 from wafermon.sidecar.pages.sources import sources
@@ -298,6 +299,25 @@ def test_a_history_that_cannot_be_read_or_written(tmp_path, caplog):
     jobs.observe(batch([progress(100, status="done")]), 1.0)
     history.stop(30)
     assert "begins anew" in caplog.text and "cannot be written" in caplog.text
+
+
+def test_a_fault_of_our_own_is_told_and_does_not_end_the_history(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(job_history, "WRITE_SECONDS", 0.01)
+    disk = Disk(tmp_path)
+    jobs = disk.jobs()
+    view, faults = jobs.view, [ZeroDivisionError("a fault")]
+
+    def faulty(now):
+        if faults:
+            raise faults.pop()
+        return view(now)
+
+    monkeypatch.setattr(jobs, "view", faulty)
+    jobs.observe(batch([progress(10)]), 1.0)
+    eventually(disk.path.exists, "a second try")
+    assert disk.history.faults["not_written"] == 1
+    assert "cannot be written: a fault" in caplog.text and "Traceback" in caplog.text
+    assert len(disk.stop()) == 1
 
 
 @pytest.mark.parametrize("path", ["jobs?state=live", "sources?state=died", "jobs?limit=-1", "jobs?sort=msg", "sources?sort=src:sideways"])

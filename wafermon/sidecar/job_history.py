@@ -104,10 +104,11 @@ class JobHistory:
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(f"{self._path}.new", self._path)
-        except OSError as error:
+        except Exception as error:  # a fault of our own, too, may pass: the thread tries again
             self.faults["not_written"] += 1
             if not self._failed:
-                log.warning("the history of jobs cannot be written: %s", error)
+                ours = not isinstance(error, OSError)
+                log.warning("the history of jobs cannot be written: %s", error, exc_info=ours)
             self._failed = True
         else:
             self._written, self._failed = updates, False
